@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raysde import registry, tracking
 from raysde.checkpoints import storage
 from raysde.cluster.connection import connect
+from raysde.cluster.leaving import Departure
 from raysde.cluster.resources import Share, list_live_nodes
 from raysde.cluster.train import own_share, run_worker_group
 from raysde.cluster.verify import verify_data
@@ -19,10 +21,14 @@ from raysde.io.filesystems import child_path
 from raysde.io.progress import ProgressLine, say
 from raysde.runs import identity
 from raysde.runs.history import open_tracking_run, settle_run_word
+from raysde.runs.lease import hold_run, refuse_living
 from raysde.runs.resume import is_run_over
 from raysde.runs.run import Run, check_resumable, check_run, list_remarks, open_run
 from raysde.tracking.backlog import backlog_folder
 from raysde.tracking.spool import spool_folder
+
+Hold = Callable[[Callable[[], bool]], AbstractContextManager[Callable[[], bool]]]
+"""A function as :func:`raysde.commands.signals.hold_signal`."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,19 @@ class Finished:
     seconds: float
 
 
-def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
+def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | None = None) -> Finished:
     """Train a run, or resume the run of the same name, and register its final EMA model.
 
     Args:
         started: time.time() when the command began.
+        hold: returns a context that holds signals back, and yields a function that returns True once there was one,
+            while a function returns True; see :func:`raysde.commands.signals.hold_signal`. None leaves signals alone.
 
     Raises:
-        ValueError: for anything wrong in the recipe, data or environment that shows before workers start.
+        ValueError: for anything wrong in the recipe, data or environment that shows before workers start, also if
+            another command trains the run.
         RuntimeError: if the workers failed more than ``resources.max_failures`` times.
+        TakenOver: if another command took the run over.
     """
     started, imported = started or time.time(), time.time()
     config = resolve_places(config)
@@ -58,26 +68,39 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     run = open_run(config)
     for remark in [*check_run(run, verify_data), *list_remarks(run)]:
         say(remark)
+    folder = child_path(config.storage, config.name)
+    refuse_living(folder)
     client, complete = tracking.connect_client(uri), is_run_finished(run)
     with tracking.report_server_errors(uri):
         registry.check_model_name(client, config.model_name)
     share = None if complete else check_cluster(run, uri)
     stamps = {"imports": imported - started, "ray": time.time() - started}
-    run_id = open_tracking_run(run, client, uri, settle_run_word(run))
-    begin = time.time()
-    folder = child_path(config.storage, config.name)
-    with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(folder)):
-        if share is None:
-            say(f"run {config.name!r} is complete already")
-        else:
-            started_by = {f"raysde.startup.{key}": f"{value:.1f}" for key, value in stamps.items()}
-            with tracking.report_server_errors(uri):
-                tracking.set_tags(client, run_id, started_by)
-            with show_run_progress(client, run_id, run):
-                run_worker_group(run, tracking_uri=uri, run_id=run_id, started=started, share=share)
-        last, version = publish_run(run, client, uri, run_id)
+    with hold_run(folder, config.resources.lease, say) as lease:
+        run_id = open_tracking_run(run, client, uri, settle_run_word(run))
+        begin = time.time()
+        with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(folder)):
+            if share is None:
+                say(f"run {config.name!r} is complete already")
+            else:
+                started_by = {f"raysde.startup.{key}": f"{value:.1f}" for key, value in stamps.items()}
+                with tracking.report_server_errors(uri):
+                    tracking.set_tags(client, run_id, started_by)
+                departure = Departure()
+                with (
+                    show_run_progress(client, run_id, run),
+                    nullcontext(never) if hold is None else hold(departure.is_possible) as departure.should_stop,
+                ):
+                    launch = partial(run_worker_group, share=share, lease=lease, departure=departure)
+                    launch(run, tracking_uri=uri, run_id=run_id, started=started)
+            lease.confirm()
+            last, version = publish_run(run, client, uri, run_id)
     model = f"models:/{config.model_name}/{version}"
     return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin)
+
+
+def never() -> bool:
+    """Return False."""
+    return False
 
 
 def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:

@@ -1,8 +1,10 @@
 """Training on Ray, driver side: launch a worker group, and launch it again after a failure."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import uuid4
 
 import ray
 import ray.data
@@ -16,6 +18,7 @@ from raysde.checkpoints import storage
 from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
+from raysde.cluster.leaving import Departure, SaveBeforeResize
 from raysde.cluster.resources import (
     Share,
     assign_share,
@@ -30,6 +33,7 @@ from raysde.io.amounts import amount
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
+from raysde.runs.lease import Lease
 from raysde.runs.run import Run, open_run
 from raysde.tracking.spool import spool_folder
 
@@ -93,60 +97,94 @@ def run_worker_group(
     started: float,
     share: Share | None = None,
     reports: Slot | None = None,
+    lease: Lease | None = None,
+    departure: Departure | None = None,
 ) -> None:
-    """Run the worker group to the end of the recipe; Ray must be initialised.
+    """Run the worker group to the end of the recipe, or until its command wants to end; Ray must be initialised.
 
     Anything that ends the group early counts as a failure: an error or the death of a worker, also during start-up, and
     the death of the controller, which Ray Train does not restart. A new trainer then resumes from the newest
-    checkpoint.
+    checkpoint. So it does after a group left on purpose, because a node goes away, which is no failure.
 
     Args:
         started: time.time() when the command began, for the start-up metrics.
         share: resources of each worker; None for its part of the whole cluster, see :func:`own_share`.
         reports: mailbox slot to which rank 0 also sends its validation metrics.
+        lease: this command's lease of the run; None for none, as for the trials of a sweep.
+        departure: this command's wish to end early; None for none.
 
     Raises:
         ValueError: as :func:`own_share`, or if the user's own code ended the run.
         RuntimeError: if the run failed more than ``resources.max_failures`` times, with the last error.
+        TakenOver: if another command took the run over.
     """
-    recipe = run.config.model_dump(mode="json")
-    share, damaged = share or own_share(run), dict[str, str]()
+    share = share or own_share(run)
     speak = say if reports is None else tell_driver  # a process of the cluster launches the trials of a sweep
     if reports is None:  # a sweep shows its trials on a line of its own
         say(f"starting {amount(run.config.resources.least, 'worker')}")
     settings = {
-        "recipe": recipe,
+        "recipe": run.config.model_dump(mode="json"),
+        "threads": share.cpus,
         "tracking_uri": tracking_uri,
         "run_id": run_id,
-        "threads": share.cpus,
         "spool": str(spool_folder(run.config.name, run_id)),
         "started": started,
         "reports": reports,
-        "damaged": damaged,
+        "lease": None if lease is None else lease.word,
+        "damaged": dict[str, str](),
     }
-    most, said, failures = run.config.resources.max_failures, "", 0
+    repeat_groups(run, settings, share, speak, lease, departure)
+
+
+def repeat_groups(
+    run: Run,
+    settings: dict[str, Any],
+    share: Share,
+    speak: Callable[[str], None],
+    lease: Lease | None,
+    departure: Departure | None,
+) -> None:
+    """Launch worker groups until one is the last, see :func:`run_worker_group`."""
+    most, failures, said, counted = run.config.resources.max_failures, 0, "", ""
+    damaged: dict[str, str] = settings["damaged"]
     while True:
         step = prepare_folder(run, speak, damaged)
-        if failures:
+        if said:
             release_orphaned_placement_groups()
-            speak(f"{said}; starting again from step {step} ({failures} of {most} times)")
+            speak(f"{said}; starting again from step {step}{counted}")
         try:
-            result = make_trainer(run, settings, share).fit()
-            break
+            returned = launch(run, settings, share, departure)
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            if lease is not None:
+                lease.confirm()
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
             fault = DAMAGED.search(said)
             if fault is not None and fault[1] not in damaged:
                 damaged[fault[1]] = fault[2]
+                said = ""
                 continue  # from an older checkpoint; this is no failure, and ends with the last checkpoint
             if OWN.search(said):
                 raise ValueError(OWN.sub("", said, count=1)) from error
+            if departure is not None and departure.should_stop():
+                return
             if failures == most:
                 raise RuntimeError(said) from error
             failures += 1
-    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
-    if returned.get("failed"):
-        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
+            counted = f" ({failures} of {most} times)"
+            continue
+        if returned.get("failed"):
+            raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
+        if not returned.get("left") or (departure is not None and departure.should_stop()):
+            return
+        said, counted = f"run {run.config.name!r} saved its state, since a node goes away", ""
+
+
+def launch(run: Run, settings: dict[str, Any], share: Share, departure: Departure | None) -> dict[str, Any]:
+    """Run one worker group and return the answer of its first worker, see :func:`raysde.cluster.worker.run_worker`."""
+    word = uuid4().hex
+    trainer = make_trainer(run, {**settings, "leaving": word}, share)
+    with contextlib.nullcontext() if departure is None else departure.passed_on(word):
+        return trainer.fit().return_value or {}  # type: ignore[attr-defined]
 
 
 def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str, str] | None = None) -> int:
@@ -194,7 +232,9 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
             name=run.config.name,
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             storage_path=storage.absolute_location(run.config.storage),
-            failure_config=FailureConfig(max_failures=0),
+            # raysde counts failures; Ray Train alone starts again after a node that was announced to go away
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
+            callbacks=[] if isinstance(wanted.workers, int) else [SaveBeforeResize(settings["leaving"])],  # type: ignore[list-item]
         ),
         datasets={"train": data_factory(recipe, settings["damaged"])} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=ordered_execution()),

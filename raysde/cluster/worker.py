@@ -18,6 +18,7 @@ import torch
 import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import quiet_ray, tell_driver
+from raysde.cluster.leaving import Notices
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
@@ -29,6 +30,7 @@ from raysde.io.filesystems import child_path, open_filesystem
 from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks
+from raysde.runs.lease import Lease, join_lease
 from raysde.runs.resume import describe_start, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
@@ -41,7 +43,11 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train to the recipe's end, from the newest checkpoint if any; return the last step and the loop's message."""
+    """Train to the recipe's end, from the newest checkpoint if any.
+
+    Returns:
+        The last step, the message of a loop that failed, and True in ``left`` if the loop was asked to end before.
+    """
     torch.set_num_threads(settings["threads"])
     quiet_ray()
     run, world = open_run(loading.parse_recipe(settings["recipe"])), current_world()
@@ -49,6 +55,9 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if alone and world.is_first:
         tell_warnings()
     check_shared(run)
+    lease = None
+    if world.is_first and settings["lease"] is not None:
+        lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
     place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
     found = storage.find_newest_checkpoint(place, name, damaged=damaged)
     start = 0 if found is None else found.step
@@ -58,7 +67,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         run = resume_run(run, state, found, world)
     tracker = None
     if world.is_first:
-        tracker = open_tracker(settings)
+        tracker = open_tracker(settings, lease)
         tracker.tags({"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"})
         batches = time_first_batch(batches, settings["started"], tracker)
         if alone:
@@ -73,14 +82,21 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             measure_average(state, validate)
     begin = time.perf_counter()
     secure = partial(tracker.secure, 5.0) if tracker is not None else None
-    with exit_at_once_on_sigterm(), Saver(run, state, world, secure, partial(report_checkpoint, run, world)) as saver:
-        hooks = RunHooks(run, tracker, saver.save, keep_averages=saver.snapshot)
-        failed = run_loop(run, state, batches, hooks, world, validate)
-    if tracker is not None:
-        tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
-        if not tracker.close():
-            tell_driver("MLflow did not take all metrics in time; they are kept beside the run's checkpoints")
-    return {"step": state.step, "failed": failed}
+    check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    saver = Saver(run, state, world, secure, partial(report_checkpoint, run, world), confirm)
+    notices = Notices(settings["leaving"], world.is_first)
+    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check)
+    with notices.watching():
+        with exit_at_once_on_sigterm(), saver:
+            failed = run_loop(run, state, batches, hooks, world, validate)
+        if tracker is not None:
+            tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
+            if not tracker.close():
+                tell_driver("MLflow did not take all metrics in time; they are kept beside the run's checkpoints")
+        if lease is not None:
+            lease.release()
+    notices.answer()
+    return {"step": state.step, "failed": failed, "left": not (failed or state.stopped or state.step >= run.steps)}
 
 
 def check_shared(run: Run) -> None:
@@ -110,13 +126,14 @@ def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Micro
     return read_stream(shard, stream_spec(run, start), run.manifest.channels, world.rank, world.size)
 
 
-def open_tracker(settings: dict[str, Any]) -> Tracker:
+def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
     """Return the tracker of rank 0; MLflow is imported here because the import would delay other ranks by seconds."""
     from raysde.tracking import Tracker
 
     folder = child_path(settings["recipe"]["storage"], settings["recipe"]["name"])
     backlog = backlog_folder(folder, settings["run_id"])
-    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog)
+    confirm = None if lease is None else lease.confirm
+    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog, confirm)
 
 
 @contextmanager

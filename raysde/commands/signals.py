@@ -63,8 +63,11 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hold_signal() -> Iterator[Callable[[], bool]]:
+def hold_signal(ready: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C or SIGTERM until the end of the block; a second one acts at once.
+
+    Args:
+        ready: returns False while the block has nothing to end in an orderly way: a signal then acts at once.
 
     Yields:
         A function that returns True once a signal is held back, so that the block can end what it does.
@@ -78,8 +81,11 @@ def hold_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     def hold(number: int, _: object) -> None:
-        held.append(number)
         restore()
+        if not ready():
+            signal.raise_signal(number)
+            return
+        held.append(number)
         # a handler may not print: it may have interrupted a print
         os.write(2, b"\nending after this step, with a checkpoint; interrupt again to end at once\n")
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def run_train(args: argparse.Namespace) -> None:
         return
     from raysde.cluster.job import train_job
 
-    done = train_job(recipe, started=STARTED)
+    done = train_job(recipe, started=STARTED, hold=hold_signal)
     print(f"checkpoint {done.checkpoint}")
     print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
     source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
@@ -60,6 +61,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
     Raises:
         ValueError: for anything wrong that shows before the first step.
         Interrupted: on Ctrl-C or SIGTERM; the message says how to resume.
+        TakenOver: if another command took the run over.
     """
     from raysde.checkpoints import storage
     from raysde.config.places import resolve_places
@@ -68,21 +70,26 @@ def train_without_ray(recipe: "RunConfig") -> None:
     from raysde.io.progress import say
     from raysde.runs.history import record_history
     from raysde.runs.identity import describe_interruption
+    from raysde.runs.lease import hold_run
     from raysde.runs.local import check_place, train_here
     from raysde.runs.run import check_run, list_remarks, open_run
 
     run = open_run(resolve_places(recipe))
     check_place(run)
+    first, folder = os.environ.get("RANK", "0") == "0", child_path(run.config.storage, run.config.name)
     remarks = [*check_run(run), *list_remarks(run)]
-    if os.environ.get("RANK", "0") == "0":
-        for remark in remarks:
-            say(remark)
+    for remark in remarks if first else ():
+        say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
     try:
-        with record_history(run, line) as sink, hold_signal() as should_stop:
-            train_here(run, sink, should_stop)
+        with (
+            hold_run(folder, run.config.resources.lease, say) if first else nullcontext() as lease,
+            record_history(run, line, lease) as sink,
+            hold_signal() as should_stop,
+        ):
+            train_here(run, sink, should_stop, lease)
     except (KeyboardInterrupt, SystemExit) as error:
-        raise describe_interruption(child_path(run.config.storage, run.config.name)) from error
+        raise describe_interruption(folder) from error
     finally:
         line.line.close()
     found = storage.find_newest_checkpoint(recipe.storage, recipe.name) if current_world().is_first else None

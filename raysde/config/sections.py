@@ -319,6 +319,10 @@ class Resources(Node):
         description="restarts after a failed worker or controller before the run fails",
     )
 
+    lease: Positive = Field(
+        60.0,
+        description="seconds without a sign of life after which another command may take over a run of the same name",
+    )
     resize_every: Positive = Field(60.0, description="seconds between checks if an elastic run can have more workers")
 
     @property

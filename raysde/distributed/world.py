@@ -45,13 +45,6 @@ class World:
         """Return True on all ranks if ``flag`` is True on any rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
 
-    def any_of_each(self, *flags: bool) -> list[bool]:
-        """Return for each flag True on all ranks if it is True on any rank, with one reduction."""
-        if self.size == 1:
-            return list(flags)
-        found: list[bool] = (self.sum(torch.tensor(flags, dtype=torch.float32, device=self.device)) > 0.0).tolist()
-        return found
-
     def beside(self) -> "World":
         """Return the same ranks with a group of their own on the CPU, for one thread beside training.
 

@@ -66,3 +66,7 @@ def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
 
 class Interrupted(Exception):
     """Error for work that Ctrl-C or SIGTERM ended and that can be resumed; the message says how."""
+
+
+class TakenOver(RuntimeError):
+    """Error for a process that lost its run to another command; it writes nothing more about that run."""

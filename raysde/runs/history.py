@@ -22,6 +22,7 @@ from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path
 from raysde.runs import identity
 from raysde.runs.hooks import Sink
+from raysde.runs.lease import Lease
 from raysde.runs.run import Run, check_resumable, identity_settings
 from raysde.tracking.spool import spool_folder
 
@@ -98,10 +99,13 @@ class Both:
 
 
 @contextmanager
-def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
+def record_history(run: Run, shown: Sink, lease: Lease | None = None) -> Iterator[Sink]:
     """Yield a sink that records metrics and pictures, and passes them on to ``shown``.
 
     Under torchrun only rank 0 records.
+
+    Args:
+        lease: the command's lease of the run; None for none.
 
     Raises:
         ValueError: if ``tracking.uri`` is invalid, or the run has checkpoints of another recipe.
@@ -121,17 +125,18 @@ def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
     if run.config.tracking.uri is None:
         yield Both(History(Path(folder), start), shown)
     else:
-        with track_run(run, run.config.tracking.uri, word) as sink:
+        with track_run(run, run.config.tracking.uri, word, lease) as sink:
             yield Both(sink, shown)
     identity.note_end(folder)
 
 
 @contextmanager
-def track_run(run: Run, uri: str, word: str) -> Iterator[Sink]:
+def track_run(run: Run, uri: str, word: str, lease: Lease | None = None) -> Iterator[Sink]:
     """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed when the context ends.
 
     Args:
         word: the run's identity, see :mod:`raysde.runs.identity`.
+        lease: the command's lease of the run; without it nothing is sent.
 
     Raises:
         Interrupted: at Ctrl-C or SIGTERM; the message tells how to resume.
@@ -142,7 +147,7 @@ def track_run(run: Run, uri: str, word: str) -> Iterator[Sink]:
     config, client = run.config, tracking.connect_client(uri)
     run_id = open_tracking_run(run, client, uri, word)
     spool = spool_folder(config.name, run_id)
-    sink = tracking.Tracker(uri, run_id, spool)
+    sink = tracking.Tracker(uri, run_id, spool, confirm=None if lease is None else lease.confirm)
     with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(run_folder(run))):
         try:
             yield sink

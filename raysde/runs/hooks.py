@@ -37,6 +37,8 @@ class RunHooks:
         keep: saves a checkpoint, such as :meth:`raysde.runs.saving.Saver.save`.
         stop: returns True to end the run.
         keep_averages: stores the averages for post-hoc EMA; None to write them at once.
+        check: raises :class:`raysde.io.errors.TakenOver` if the run is no longer this process's, see
+            :mod:`raysde.runs.lease`; called before anything is written.
     """
 
     run: Run
@@ -44,15 +46,19 @@ class RunHooks:
     keep: Callable[[TrainState], None]
     stop: Callable[[], bool] = lambda: False
     keep_averages: Callable[[TrainState], None] | None = None
+    check: Callable[[], None] = lambda: None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.check()
         if self.sink is not None:
             self.sink.metrics(step, metrics)
 
     def save(self, state: TrainState) -> None:
+        self.check()
         self.keep(state)
 
     def snapshot(self, state: TrainState) -> None:
+        self.check()
         if self.keep_averages is not None:
             self.keep_averages(state)
         else:
@@ -65,11 +71,13 @@ class RunHooks:
         with autocast_evaluation(state.model, gathered_dtype(self.run, device)):
             picture = draw_sample_grid(self.run, state.model)
         if self.sink is not None:
+            self.check()
             picture.info.update(run=self.run.config.name, step=state.step)
             self.sink.image(state.step, "grid", picture)
         state.model.train()
 
     def should_stop(self) -> bool:
+        self.check()
         return self.stop()
 
 

@@ -14,6 +14,7 @@ from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink
+from raysde.runs.lease import Lease
 from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
@@ -21,16 +22,20 @@ from raysde.training.loop import fit
 from raysde.training.state import TrainState
 
 
-def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = lambda: False) -> TrainState:
+def train_here(
+    run: Run, sink: Sink | None, should_stop: Callable[[], bool] = lambda: False, lease: Lease | None = None
+) -> TrainState:
     """Train to the end of the recipe, resuming from the run's newest checkpoint if it has one.
 
     Under torchrun every process calls this; ``sink`` is used on the first rank alone.
 
     Args:
         should_stop: returns True to end the run with a checkpoint, see :class:`raysde.training.loop.Hooks`.
+        lease: the command's lease of the run, on the first rank; None for none.
 
     Raises:
         ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
+        TakenOver: if another command took the run over.
     """
     check_place(run)
     if "RANK" in os.environ and not dist.is_initialized():
@@ -43,8 +48,9 @@ def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = la
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )
-    with Saver(run, state, world) as saver:
-        hooks = RunHooks(run, sink if world.is_first else None, saver.save, should_stop, saver.snapshot)
+    check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    with Saver(run, state, world, confirm=confirm) as saver:
+        hooks = RunHooks(run, sink if world.is_first else None, saver.save, should_stop, saver.snapshot, check)
         fit(
             state,
             batches,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mlflow.tracking import MlflowClient
 
-from raysde.io.errors import Interrupted
+from raysde.io.errors import Interrupted, TakenOver
 from raysde.tracking.runs import fail_run, interrupt_run
 
 
@@ -14,6 +14,8 @@ def mark_runs(
     client: MlflowClient, running: Callable[[], list[str]], interrupted: Callable[[], Interrupted]
 ) -> Iterator[None]:
     """Mark MLflow runs as failed if the context raises, or as killed at Ctrl-C or SIGTERM.
+
+    A run that another command took over is that command's to mark.
 
     Args:
         running: function that returns the ids of the active runs.
@@ -28,6 +30,8 @@ def mark_runs(
         for run_id in running():
             interrupt_run(client, run_id)
         raise interrupted() from error
+    except TakenOver:
+        raise
     except Exception:
         for run_id in running():
             fail_run(client, run_id)

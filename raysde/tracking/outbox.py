@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from raysde.io.errors import TakenOver
+
 LONGEST_PAUSE = 15.0
 """Longest pause between two tries, in seconds."""
 Queued = TypeVar("Queued")
@@ -82,6 +84,8 @@ class Outbox(Generic[Queued]):
         for attempt in itertools.count(1):
             try:
                 return self.send(batch)
+            except TakenOver:
+                return None  # these entries are another process's to send
             # no error may end this thread: other entries wait behind this one
             except Exception as error:
                 shown = " ".join(str(error).split())[:160]

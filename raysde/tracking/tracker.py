@@ -1,7 +1,7 @@
 """The transfer of a run's metrics and pictures to MLflow, without waiting, loss or duplicates."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from raysde.io.errors import TakenOver
 from raysde.tracking.backlog import Backlog
 from raysde.tracking.outbox import Outbox
 from raysde.tracking.runs import list_logged_steps, set_tags
@@ -31,13 +32,23 @@ class Tracker:
     Args:
         spool: file of the metrics; the folder of pictures is beside it.
         backlog: folder or URI beside the run's checkpoints, see :mod:`raysde.tracking.backlog`; None for none.
+        confirm: raises :class:`raysde.io.errors.TakenOver` if the run is another command's now; called before anything
+            is sent. Afterwards this tracker sends nothing, and leaves the files to that command.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path, backlog: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        spool: Path,
+        backlog: str | None = None,
+        confirm: Callable[[], None] | None = None,
+    ) -> None:
         shorten_timeouts(uri)
         self.client, self.run_id = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id
         self.spool = Spool(spool)
         self.backlog = None if backlog is None else Backlog(backlog)
+        self.confirm, self.taken_over = confirm, False
         self.logged: dict[str, set[int]] | None = None
         left = ([], {}) if self.backlog is None else self.backlog.take()
         self.behind = any(left)
@@ -73,7 +84,7 @@ class Tracker:
         on another machine.
         """
         arrived = self.drain(timeout)
-        if self.backlog is None:
+        if self.backlog is None or self._is_taken_over():
             return
         if not arrived:
             self.backlog.keep(self.lines.unsent(), self.images.unsent())
@@ -84,7 +95,10 @@ class Tracker:
     def close(self, timeout: float = 60.0) -> bool:
         """Wait at most ``timeout`` seconds, and return True if everything was logged; the rest stays on disk."""
         end = time.monotonic() + timeout
-        if not self.lines.close(timeout):
+        sent = self.lines.close(timeout)
+        if self._is_taken_over():
+            return False
+        if not sent:
             return self._left()
         self.spool.forget_metrics()
         if not self.images.close(max(0.0, end - time.monotonic())):
@@ -93,6 +107,17 @@ class Tracker:
         if self.backlog is not None and self.behind:
             self.backlog.forget()
         return True
+
+    def _is_taken_over(self) -> bool:
+        """Return True if the run is known to be another command's."""
+        if self.confirm is not None and not self.taken_over:
+            try:
+                self.confirm()
+            except TakenOver:
+                self.taken_over = True
+            except OSError:
+                pass  # storage that cannot be read leaves it open
+        return self.taken_over
 
     def _left(self) -> bool:
         self.secure(0.0)
@@ -110,6 +135,8 @@ class Tracker:
                 if line["step"] not in self.logged.get(key, ()):
                     new.setdefault((key, line["step"]), Metric(key, value, line["time"], line["step"]))
         metrics = list(new.values())
+        if self.confirm is not None:
+            self.confirm()
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
         if tags := {key: value for line in lines for key, value in line.get("tags", {}).items()}:
@@ -118,6 +145,8 @@ class Tracker:
             self.logged.setdefault(key, set()).add(step)
 
     def _send_picture(self, paths: list[Path]) -> None:
+        if self.confirm is not None:
+            self.confirm()
         for path in paths:
             if path.exists():  # a picture of the same step may have been queued twice
                 self.client.log_artifact(self.run_id, str(path), "samples")

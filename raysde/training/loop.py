@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysde.data.batches.microbatch import Microbatch
+from raysde.distributed.agreement import Agreement
 from raysde.distributed.fsdp import exchange_gradients, has_shards
 from raysde.distributed.world import World, wrap_module
 from raysde.models.score import ScoreModel
@@ -41,7 +42,8 @@ class Hooks(Protocol):
     def should_stop(self) -> bool:
         """Return True to end the run early with a checkpoint to resume from; True on one rank stops all ranks.
 
-        A single process calls it after each step; several ranks call it when metrics are logged, since all must agree.
+        Called after each step. All ranks stop at the same step, see :class:`raysde.distributed.agreement.Agreement`:
+        a single process at once, several ranks within about half a second and two steps.
         The same holds for checkpoints whose interval is a time.
         """
 
@@ -182,7 +184,7 @@ def fit(
     if compile:
         compile_blocks(state.model.network)
     forward = state.model if has_shards(state.model) else wrap_module(state.model, world)
-    clock, primed = Clock(state), False
+    clock, agreement, primed = Clock(state), Agreement(world), False
     leaving = False
     while state.step < schedule.steps and not (state.stopped or leaving):
         with clock.waiting():
@@ -195,7 +197,8 @@ def fit(
             primed = True
             clock.reset()  # the first batch counts as start-up time, which is measured separately
         train_step(state, forward, step_batches, objective, schedule, world)
-        leaving = run_due_actions(state, schedule, hooks, world, validate, clock)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement)
+    agreement.finish()
 
 
 class Clock:
@@ -234,7 +237,13 @@ class Clock:
 
 
 def run_due_actions(
-    state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
+    state: TrainState,
+    schedule: Schedule,
+    hooks: Hooks,
+    world: World,
+    validate: Validate | None,
+    clock: Clock,
+    agreement: Agreement,
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop."""
     step, last = state.step, state.step == schedule.steps
@@ -248,9 +257,8 @@ def run_due_actions(
             with state.ema.swap_weights():
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
-        leaving = is_time = False
-        if logs or world.size == 1:
-            leaving, is_time = world.any_of_each(hooks.should_stop(), world.is_first and clock.is_time(schedule))
+        leaving = agreement.any(hooks.should_stop())
+        is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule))
         keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
         if is_time:
             clock.saved = time.monotonic()

@@ -24,6 +24,8 @@ from raysde.data.ingest.digits import write_digits
 from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.io.filesystems import exists, open_filesystem
+from raysde.runs.claims import Claims
+from raysde.runs.lease import claim_run, hold_run
 from tests.support.digits import write_digit_shards
 from tests.support.training import small_recipe
 
@@ -113,3 +115,15 @@ def test_a_missing_place_is_named(place):
         open_source(place("nothing"))
     with pytest.raises(ValueError, match=r"no manifest\.json"):
         read_manifest(place("nothing"))
+
+
+def test_a_run_in_an_object_store_has_one_command(place):
+    """A command that lives keeps its run; a run that was let go is free, and its claims are numbered on."""
+    said: list[str] = []
+    with hold_run(place("runs/held"), 60.0, said.append) as lease:
+        with pytest.raises(ValueError, match="run 'held' is being trained by process"):
+            claim_run(place("runs/held"), 60.0, said.append)
+        lease.confirm()
+    with hold_run(place("runs/held"), 60.0, said.append):
+        assert Claims(place("runs/held")).newest().number == 2
+    assert said == []

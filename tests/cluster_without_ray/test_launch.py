@@ -477,12 +477,12 @@ def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, st
 # whole jobs, whose workers are replaced by the bare loop in this process
 
 
-def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -> None:
+def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share, lease, departure) -> None:
     """Train as the first worker of a group does."""
     folder = child_path(run.config.storage, run.config.name)
     spool = spool_folder(run.config.name, run_id)
-    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_folder(folder, run_id))
-    train_here(run, tracker)
+    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_folder(folder, run_id), lease.confirm)
+    train_here(run, tracker, lease=lease)
     assert tracker.close()
 
 

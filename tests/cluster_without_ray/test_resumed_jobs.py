@@ -228,12 +228,14 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
     sent, run = [], open_run(loading.parse_recipe(tree))
     place = Path(run.config.storage) / "small"
     place.mkdir(parents=True)  # as the driver does
-    monkeypatch.setattr(worker, "open_tracker", lambda settings: Silent())
+    monkeypatch.setattr(worker, "open_tracker", lambda settings, lease: Silent())
     monkeypatch.setattr(worker, "report_checkpoint", lambda run, world, step: None)
     settings = {
         "threads": torch.get_num_threads(),
         "recipe": tree,
         "started": 0.0,
+        "lease": None,
+        "leaving": "word",
         "reports": SimpleNamespace(send=sent.append),
     }
     worker.run_worker(settings)

@@ -163,3 +163,22 @@ def test_the_first_signal_acts_at_the_end_and_a_second_at_once(handler, times, s
             interrupt(times, reached)
         assert reached == steps
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def hold_nothing(reached: list[int]) -> None:
+    with signals.hold_signal(lambda: False):
+        reached.append(0)
+        signal.raise_signal(signal.SIGINT)
+        reached.append(1)
+
+
+def test_a_signal_acts_at_once_while_there_is_nothing_to_end():
+    """For example before workers train."""
+    reached: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold_nothing(reached)
+        assert reached == [0]
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -18,6 +18,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import distinct_captions
+from raysde.distributed import agreement
 from raysde.distributed.world import World, current_world
 from raysde.runs import build
 from raysde.runs.build import make_objective, make_schedule, new_state, sample_captions
@@ -104,7 +105,8 @@ def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
 
 
 def stop_on_one(rank: int, tree: dict, out: str) -> None:
-    """Train; only rank 1 is asked to stop."""
+    """Train; only rank 1 is asked to stop, and the ranks compare notes after each step."""
+    agreement.SECONDS = 0.0
     run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
@@ -117,7 +119,28 @@ def stop_on_one(rank: int, tree: dict, out: str) -> None:
 
 def test_all_ranks_stop_together(recipe, tmp_path):
     on_ranks(2, stop_on_one, recipe(resources__workers=2, train__length__steps=6), str(tmp_path))
-    assert [Path(tmp_path, str(rank)).read_text() for rank in (0, 1)] == ["2", "2"]
+    assert [Path(tmp_path, str(rank)).read_text() for rank in (0, 1)] == ["3", "3"]
+
+
+def agree(rank: int, out: str) -> None:
+    """Count steps until the ranks agree to stop, which rank 1 wants after step 150; ranks differ in speed."""
+    dist.init_process_group("gloo")
+    agreed = agreement.Agreement(current_world())
+    for step in range(1, 1000):
+        time.sleep(0.002 * (1 + rank + step % 3))
+        if agreed.any(rank == 1 and step >= 150):
+            break
+    Path(out, f"{rank}").write_text(f"{step} {agreed.count}")
+
+
+def test_ranks_agree_on_the_step_with_few_exchanges(tmp_path):
+    """They exchange at most twice a second, and at least every hundred steps."""
+    on_ranks(2, agree, str(tmp_path))
+    first, second = (Path(tmp_path, str(rank)).read_text() for rank in (0, 1))
+    assert first == second
+    step, count = map(int, first.split())
+    assert 150 < step <= 150 + agreement.MOST + 2
+    assert count <= step / 10
 
 
 def save_by_time(rank: int, tree: dict, out: str) -> None:

@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+LEAVING = "tests/cluster_without_ray/test_leaving.py"
 LAUNCH = "tests/cluster_without_ray/test_launch.py"
 SESSION_ON_RAY = "tests/cluster/test_session.py"
 SPEECH_ON_RAY = "tests/cluster/test_speech.py"
@@ -9,7 +10,7 @@ SPREAD_ON_RAY = "tests/cluster/test_spread.py"
 STREAM = "tests/cluster_without_ray/test_stream.py"
 
 MUTANTS = [
-    Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:run_worker_group", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
+    Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:repeat_groups", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream from a checkpoint that is damaged", "raysde.cluster.train:data_factory.make", "resume_step(run, damaged=damaged)", "resume_step(run)", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream that spins", "raysde.cluster.backpressure:pause_if_exhausted", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
     Mutant("a cluster of others whose processes search for it", "raysde.cluster.connection:worker_environment", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", SESSION_ON_RAY),
@@ -33,7 +34,7 @@ MUTANTS = [
     Mutant("more CPUs beside GPUs than there are", "raysde.cluster.resources:assign_share", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait forever", "raysde.cluster.resources:check_resources", "if not cluster.joined:", "if False:", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait without a word", "raysde.cluster.resources:check_resources", '    print(f"{said}', '    str(f"{said}', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("CPUs of a dead controller never released", "raysde.cluster.train:run_worker_group", "            release_orphaned_placement_groups()\n", "", "tests/cluster_without_ray/test_launch.py -k 'started_again'"),
+    Mutant("CPUs of a dead controller never released", "raysde.cluster.train:repeat_groups", "            release_orphaned_placement_groups()\n", "", "tests/cluster_without_ray/test_launch.py -k 'started_again'"),
     Mutant("the driver's placement groups taken for orphans", "raysde.cluster.resources:release_orphaned_placement_groups", "by_actor and group.creator_actor_dead", "group.creator_actor_dead", "tests/cluster/test_placement.py"),
     Mutant("detached placement groups removed", "raysde.cluster.resources:release_orphaned_placement_groups", " and not group.is_detached", "", "tests/cluster/test_placement.py"),
     Mutant("placement groups of the living removed", "raysde.cluster.resources:release_orphaned_placement_groups", "by_actor and group.creator_actor_dead", "by_actor", "tests/cluster/test_placement.py"),
@@ -43,8 +44,8 @@ MUTANTS = [
     Mutant("blocks dealt out anew in each run of steps", "raysde.cluster.stream:group_by_step", "if j % world == rank]", "if j % total % world == rank]", STREAM),
     Mutant("any microbatch for the one expected", "raysde.cluster.stream:group_by_step", "if found != [(step, index) for index in mine]:", "if None in found:", STREAM),
     Mutant("Ray's list as a second truth", "raysde.cluster.train:prepare_folder", "        system.delete_file(root)", "        pass", LAUNCH + " -k 'second_truth'"),
-    Mutant("one restart too many", "raysde.cluster.train:run_worker_group", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
-    Mutant("a controller that is not replaced", "raysde.cluster.train:run_worker_group", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
+    Mutant("one restart too many", "raysde.cluster.train:repeat_groups", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
+    Mutant("a controller that is not replaced", "raysde.cluster.train:repeat_groups", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
     Mutant("the most workers for those that have to be", "raysde.cluster.train:own_share", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("a worker group begins at step 0", "raysde.cluster.train:data_factory.make", "stream_spec(run, resume_step(run, damaged=damaged))", "stream_spec(run, 0)", LAUNCH),
     Mutant("a folder in the place of Ray's list", "raysde.cluster.train:prepare_folder", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
@@ -52,6 +53,15 @@ MUTANTS = [
     Mutant("a figure without its images", "raysde.cluster.tune_sampler:measure_on_ray.measure", "if not (file.exists() and influence_file(file).exists())", "if not file.exists()", "tests/cluster/test_settle.py -m slow"),
     Mutant("a sweep that does not say what it leaves out", "raysde.cluster.tune_training:tune_job", "        say(remark)", "        pass", "tests/precompute/test_lookup.py -k 'in_vain'"),
     Mutant("workers keep all checkpoints", "raysde.runs.saving:Saver._write", "            storage.prune_checkpoints(self.folder,", "            (lambda *_: None)(self.folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
-    Mutant("the user's mistake tried again", "raysde.cluster.train:run_worker_group", "            if OWN.search(said):", "            if False:", "tests/cluster_without_ray/test_launch.py -k 'at_once'"),
     Mutant("the last shard of a task not hashed", "raysde.cluster.verify:_make_checker", "range(first, stop):", "range(first, stop - 1):", "tests/cluster/test_verify.py -k 'every_file'"),
+    Mutant("the user's mistake tried again", "raysde.cluster.train:repeat_groups", "            if OWN.search(said):", "            if False:", "tests/cluster_without_ray/test_launch.py -k 'at_once'"),
+    Mutant("a notice that counts as a failure", "raysde.cluster.train:repeat_groups", "        said, counted = f\"run", "        failures += 1\n        if failures > most:\n            raise RuntimeError(said)\n        said, counted = f\"run", LEAVING + " -k 'no_failure'"),
+    Mutant("a group for a command that wants to end", "raysde.cluster.train:repeat_groups", " or (departure is not None and departure.should_stop())", "", LEAVING + " -k 'is_the_last'"),
+    Mutant("a group replaced before it saved", "raysde.cluster.leaving:SaveBeforeResize.before_controller_execute_resize_decision", "                await_departure(self.word, self._poll)\n", "", LEAVING + " -k 'controller_waits'"),
+    Mutant("a request that the next group finds", "raysde.cluster.leaving:SaveBeforeResize.before_controller_execute_resize_decision", "                withdraw(self.word, RESIZE)", "                pass", LEAVING + " -k 'controller_waits'"),
+    Mutant("a failed group waited for", "raysde.cluster.leaving:SaveBeforeResize.before_controller_execute_resize_decision", "        if self.running:", "        if True:", LEAVING + " -k 'does_not_wait'"),
+    Mutant("a silent worker waited for", "raysde.cluster.leaving:await_departure", "now - heard > SILENCE", "now - heard > 1e6", LEAVING + " -k 'silent'"),
+    Mutant("a worker deaf to its command", "raysde.cluster.leaving:Notices._watch", "self.asked = self.asked or is_asked(self.word)", "self.asked = self.asked", LEAVING + " -k 'the_wish'"),
+    Mutant("notices of a node unheard", "raysde.cluster.leaving:Notices.should_leave", "return self.asked or is_preempted()", "return self.asked", "tests/cluster/test_leaving.py -m slow -k 'drain'"),
+    Mutant("a signal that waits for workers that do not train", "raysde.commands.signals:hold_signal", "        if not ready():", "        if False:", "tests/commands/test_signals.py -k 'nothing_to_end'"),
 ]  # fmt: skip

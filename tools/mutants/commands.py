@@ -12,7 +12,7 @@ MUTANTS = [
     Mutant("the size left out of a plan", "raysde.commands.sample:run_bulk", 'settings["size"] = size', "pass", "tests/images/test_sizes.py -k 'command'"),
     Mutant("many images out of sight", "raysde.commands.sample:run_sample", "if count > args.batch_size:", "if False:", "tests/commands/test_edit.py -k 'in_sight'"),
     Mutant("a signal that is held back and forgotten", "raysde.commands.signals:hold_signal", "        signal.raise_signal(held[0])", "        pass", "tests/commands/test_signals.py -k 'first_signal'"),
-    Mutant("a signal that is never let through", "raysde.commands.signals:hold_signal", "        held.append(number)\n        restore()", "        held.append(number)", "tests/commands/test_signals.py -k 'first_signal'"),
+    Mutant("a signal that is never let through", "raysde.commands.signals:hold_signal", "        restore()\n        if not", "        if not", "tests/commands/test_signals.py -k 'first_signal'"),
     Mutant("nothing said at SIGTERM", "raysde.commands.signals:run_command", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
     Mutant("a winner guided by everybody's default", "raysde.tuning.sampler.search:winning_settings", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
     Mutant("a winner with the settings before", "raysde.tuning.sampler.search:winning_settings", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),

@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+GLOO = "tests/multiprocess/test_gloo.py"
 SHARDED = "tests/multiprocess/test_sharded.py"
 
 MUTANTS = [
@@ -11,4 +12,6 @@ MUTANTS = [
     Mutant("rows dealt out by the floor", "raysde.distributed.fsdp:local_rows", "each = -(-rows // mesh.size())", "each = max(1, rows // mesh.size())", SHARDED + " -k 'any_number or moments'"),
     Mutant("weights gathered in float32 always", "raysde.distributed.fsdp:shard_model", "param_dtype=None if dtype == torch.float32 else dtype", "param_dtype=None", SHARDED + " -k 'bf16'"),
     Mutant("a scalar sharded", "raysde.distributed.fsdp:check_units", "if parameter.ndim == 0:", "if parameter.ndim < 0:", SHARDED + " -k 'cannot_be_sharded'"),
+    Mutant("a rank that leaves without the others", "raysde.distributed.agreement:Agreement.any", "            if agreed:", "            if flag:", GLOO + " -k 'agree'"),
+    Mutant("an exchange at every step", "raysde.distributed.agreement:Agreement.any", "min(MOST, math.floor(SECONDS / seconds))", "0", GLOO + " -k 'agree'"),
 ]  # fmt: skip

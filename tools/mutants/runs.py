@@ -3,6 +3,7 @@
 from tools.mutants.mutant import Mutant
 
 HISTORY = "tests/runs/test_history.py"
+LEASE = "tests/runs/test_lease.py"
 STEPS = "tests/training/test_steps.py"
 
 MUTANTS = [
@@ -20,4 +21,15 @@ MUTANTS = [
     Mutant("a damaged checkpoint for the place to go on from", "raysde.runs.identity:describe_interruption", " if each.description is not None", "", "tests/runs/test_identity.py -k 'goes_on'"),
     Mutant("captions read by every rank", "raysde.runs.build:sample_captions", " if world.is_first else []", "", "tests/multiprocess/test_gloo.py -k 'captions'"),
     Mutant("captions of the first rank alone", "raysde.runs.build:sample_captions", "if isinstance(run.spec.text, ScratchText):", "if False:", "tests/multiprocess/test_gloo.py -k 'captions'"),
+    Mutant("a lock that never expires", "raysde.runs.lease:await_expiry", "time.monotonic() - seen >= found.seconds:", "time.monotonic() - seen >= 1e6:", LEASE + " -k 'silent'"),
+    Mutant("a living command's run taken", "raysde.runs.lease:await_expiry", "        if found.is_alive:", "        if False:", LEASE + " -k 'while_the_first'"),
+    Mutant("signs of life unseen", "raysde.runs.lease:await_expiry", "if (newest.number, newest.beat) != (found.number, found.beat):", "if False:", LEASE + " -k 'sign_of_life'"),
+    Mutant("a dead command waited for", "raysde.runs.claims:Claim.is_free", "all(holder.is_gone() for holder in self.holders)", "False", LEASE + " -k 'killed_command'"),
+    Mutant("two commands that begin at once", "raysde.runs.claims:Claims._create", 'file.open("xb")', 'file.open("wb")', LEASE + " -k 'many_commands'"),
+    Mutant("two commands that begin at once in an object store", "raysde.runs.claims:Claims._contend", "return read_bytes(self._file(claim.number)) == _format(claim)", "return True", LEASE + " -k 'many_commands'"),
+    Mutant("a worker that was cut off and writes on", "raysde.runs.lease:Lease._look", " or self.me not in newest.holders", "", LEASE + " -k 'later_worker'"),
+    Mutant("a lease that is not renewed", "raysde.runs.lease:Lease._beat", "beat=uuid4().hex", "beat=claim.beat", LEASE + " -k 'outlasts'"),
+    Mutant("a run that is not let go", "raysde.runs.lease:Lease.release", "released=True", "released=False", LEASE + " -k 'let_go'"),
+    Mutant("a stopped command that goes on in MLflow", "raysde.runs.history:track_run", "confirm=None if lease is None else lease.confirm", "confirm=None", LEASE + " -k 'writes_nothing_more'"),
+    Mutant("a checkpoint of a run that was lost meanwhile", "raysde.checkpoints.writing:write_into_folder", "                confirm()\n", "", LEASE + " -k 'never_seen'"),
 ]  # fmt: skip

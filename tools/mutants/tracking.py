@@ -19,7 +19,10 @@ MUTANTS = [
     Mutant("a spool that forgets", "raysde.tracking.tracker:Tracker.__init__", "        for line in lines:\n            self.lines.put(line)\n", "", TRACKING + " -k 'dead_process'"),
     Mutant("pictures that are forgotten", "raysde.tracking.tracker:Tracker.__init__", "            self.images.put(path)", "            pass", TRACKING + " -k 'wait_on_disk'"),
     Mutant("a new time for what is sent again", "raysde.tracking.tracker:Tracker._send_metrics", 'Metric(key, value, line["time"], line["step"])', 'Metric(key, value, int(1000 * time.time()), line["step"])', TRACKING + " -k 'lost'"),
-    Mutant("a spool thrown away with entries in it", "raysde.tracking.tracker:Tracker.close", "        if not self.lines.close(timeout):\n            return self._left()", "        self.lines.close(timeout)", TRACKING + " -k 'next_process'"),
+    Mutant("a spool thrown away with entries in it", "raysde.tracking.tracker:Tracker.close", "        if not sent:\n            return self._left()", "", TRACKING + " -k 'next_process'"),
     Mutant("more metrics than MLflow takes", "raysde.tracking.tracker", "METRICS_AT_ONCE = 200, 1000", "METRICS_AT_ONCE = 200, 2000", TRACKING),
     Mutant("waiting steps logged twice", "raysde.tracking.tracker:Tracker._send_metrics", "            self.logged.setdefault(key, set()).add(step)", "            pass", TRACKING + " -k 'wait_twice'"),
+    Mutant("a lost run marked as failed", "raysde.tracking.marking:mark_runs", "    except TakenOver:\n        raise\n", "", "tests/runs/test_lease.py -k 'writes_nothing_more'"),
+    Mutant("metrics of a run that was lost", "raysde.tracking.tracker:Tracker._send_metrics", "            self.confirm()", "            pass", "tests/runs/test_lease.py -k 'leaves_the_files'"),
+    Mutant("another command's spool deleted", "raysde.tracking.tracker:Tracker.close", "        if self._is_taken_over():\n            return False\n", "", "tests/runs/test_lease.py -k 'leaves_the_files'"),
 ]  # fmt: skip

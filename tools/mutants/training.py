@@ -25,7 +25,6 @@ MUTANTS = [
     Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", "state.stopped or now", "state.stopped", LOOP + " -k 'a_stop_saves'"),
     Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule)", "clock.is_time(schedule)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
     Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.saved = time.monotonic()", "            pass", LOOP + " -k 'by_time'"),
-    Mutant("one of two ranks that leaves alone", "raysde.training.loop:run_due_actions", "if logs or world.size == 1:", "if True:", LOOP + " -k 'a_stop_saves'"),
     Mutant("a checkpoint before its snapshot", "raysde.training.loop:keep_checkpoint", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", LOOP),
     Mutant("likelihood weight by sigma", "raysde.training.losses:WEIGHTINGS", "sde.diffusion2(t) / sde.sigma2(t)", "sde.diffusion2(t) / sde.sigma(t)", LOSSES),
     Mutant("min-SNR clamped below", "raysde.training.losses:min_snr", "snr.clamp(max=gamma)", "snr.clamp(min=gamma)", LOSSES),
