@@ -42,9 +42,14 @@ class StagedSnapshot:
     copies: HostCopies
 
 
-def stage_snapshot(state: TrainState) -> StagedSnapshot:
-    """Return a copy of the averages in host memory. Every rank must call it if they are sharded."""
-    copies, first = HostCopies(), current_world().is_first
+def stage_snapshot(state: TrainState, copies: HostCopies | None = None) -> StagedSnapshot:
+    """Return a copy of the averages in host memory. Every rank must call it if they are sharded.
+
+    Args:
+        copies: places of earlier averages that are written; None for new ones.
+    """
+    copies, first = copies or HostCopies(), current_world().is_first
+    copies.begin()
     tensors = stage_whole(state.profile_tensors(), first, copies)
     copies.close()
     header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}

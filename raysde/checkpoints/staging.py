@@ -59,20 +59,34 @@ def rank_file(kind: str, rank: int, size: int) -> str:
 
 
 class HostCopies:
-    """Copies of tensors in host memory; on CUDA they are complete after :meth:`wait`."""
+    """Copies of tensors in host memory, in the same places again each time.
+
+    New memory costs more than the copy itself: the system hands it out page by page, and pins it for GPUs. The caller
+    makes new copies only after the earlier ones are written.
+    """
 
     def __init__(self) -> None:
+        self.places: list[Tensor] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to copy into the first place."""
+        self.used = 0
         self.device: torch.device | None = None
         self.event: torch.cuda.Event | None = None
 
     def copy(self, value: Tensor) -> Tensor:
-        """Return a contiguous copy of a tensor that later changes of the tensor do not reach."""
-        value = value.detach()
-        if value.device.type != "cuda":
-            return value.cpu().clone(memory_format=torch.contiguous_format)
-        self.device = value.device
-        place = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-        return place.copy_(value.contiguous(), non_blocking=True)
+        """Return a contiguous copy of a tensor that later changes of the tensor do not reach; on CUDA it is complete
+        after :meth:`wait`."""
+        value, pinned = value.detach(), value.device.type == "cuda"
+        if pinned:
+            self.device = value.device
+        place = self.places[self.used] if self.used < len(self.places) else None
+        if place is None or (place.shape, place.dtype) != (value.shape, value.dtype):
+            place = torch.empty(value.shape, dtype=value.dtype, pin_memory=pinned)
+            self.places[self.used : self.used + 1] = [place]
+        self.used += 1
+        return place.copy_(value.contiguous() if pinned else value, non_blocking=pinned)
 
     def close(self) -> None:
         """Mark the end of the copies in the device's stream."""
@@ -106,12 +120,16 @@ class Staged:
     copies: HostCopies = field(repr=False)
 
 
-def stage_checkpoint(state: TrainState, world: World) -> Staged:
+def stage_checkpoint(state: TrainState, world: World, copies: HostCopies | None = None) -> Staged:
     """Return a copy of the state in host memory. Every rank must call it if the model is sharded.
 
     Of a sharded model each rank copies its rows, and the first rank receives the averaged weights as a whole.
+
+    Args:
+        copies: places of an earlier checkpoint that is written; None for new ones.
     """
-    sharded, copies = has_shards(state.model), HostCopies()
+    sharded, copies = has_shards(state.model), copies or HostCopies()
+    copies.begin()
     average = {**own_weights(state.model), **state.ema.average}
     kinds: dict[str, Mapping[str, Tensor]] = {WEIGHTS: state.trained, OPTIMIZER: state.optimizer_tensors()}
     if state.profiles:

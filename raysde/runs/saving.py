@@ -9,7 +9,7 @@ from raysde.checkpoints import ema_snapshots, storage
 from raysde.checkpoints.background import BackgroundWriter
 from raysde.checkpoints.description import checkpoint_name
 from raysde.checkpoints.ema_snapshots import StagedSnapshot, stage_snapshot
-from raysde.checkpoints.staging import Staged, stage_checkpoint
+from raysde.checkpoints.staging import HostCopies, Staged, stage_checkpoint
 from raysde.checkpoints.writing import fail_together, write_staged
 from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
@@ -49,6 +49,7 @@ class Saver:
         self.sharded = has_shards(state.model)
         self.beside = world.beside() if self.sharded else World()
         self.writer = BackgroundWriter()
+        self.copies, self.average_copies = HostCopies(), HostCopies()
         self.saved: int | None = None
         """Step of the last checkpoint that ``written`` was not called for."""
 
@@ -61,7 +62,7 @@ class Saver:
         self.writer.wait_for_others(state.step)
         self._tell()
         if self.world.is_first or self.sharded:
-            self.writer.add(state.step, partial(self._write, stage_checkpoint(state, self.world)))
+            self.writer.add(state.step, partial(self._write, stage_checkpoint(state, self.world, self.copies)))
         self.saved = state.step
 
     def snapshot(self, state: TrainState) -> None:
@@ -71,7 +72,7 @@ class Saver:
             Exception: the error of the checkpoint before.
         """
         self.writer.wait_for_others(state.step)
-        self.writer.add(state.step, partial(self._write_snapshot, stage_snapshot(state)))
+        self.writer.add(state.step, partial(self._write_snapshot, stage_snapshot(state, self.average_copies)))
 
     def finish(self) -> None:
         """Wait until every checkpoint is written; every rank must call it.

@@ -65,9 +65,9 @@ def test_a_checkpoint_is_of_its_step_though_training_went_on(digits, tmp_path, m
     """Each checkpoint is written after the next step is taken, and equals that of the training thread to the bit."""
     states, plain, late = [], saving.write_staged, []
 
-    def stage(state, world):
+    def stage(state, *given):
         states.append(state)
-        return stage_plain(state, world)
+        return stage_plain(state, *given)
 
     stage_plain = saving.stage_checkpoint
 
@@ -119,9 +119,9 @@ def test_saves_keep_their_order_and_one_is_in_flight(digits, tmp_path, monkeypat
     happened, plain = [], {name: getattr(saving, name) for name in ("stage_checkpoint", "write_staged")}
     snapshot = saving.ema_snapshots.write_staged_snapshot
 
-    def stage(state, world):
+    def stage(state, *given):
         happened.append(("copy", state.step))
-        return plain["stage_checkpoint"](state, world)
+        return plain["stage_checkpoint"](state, *given)
 
     def write(target, staged, *given) -> None:
         assert threading.current_thread() is not threading.main_thread()

@@ -37,7 +37,7 @@ MUTANTS = [
     Mutant("a torn checkpoint from an object store", "raysde.checkpoints.storage:_choose", "each for each in found if each.begun or is_local(storage)", "each for each in found", STORAGE + " -k 'saved_first'"),
     Mutant("a silent restart at step 0", "raysde.checkpoints.storage:_choose", "if not begun and len(found) > 1:", "if False:", STORAGE + " -k 'no_beginning'"),
     Mutant("a damaged checkpoint in the place of a new one", "raysde.checkpoints.storage:prune_checkpoints", " and each.step <= saved]", "]", STORAGE + " -k 'just_now'"),
-    Mutant("a copy that the next step changes", "raysde.checkpoints.staging:HostCopies.copy", "value.cpu().clone(memory_format=torch.contiguous_format)", "value.cpu()", SAVING + " -k 'training_went_on or shares_memory'"),
+    Mutant("a copy that the next step changes", "raysde.checkpoints.staging:HostCopies.copy", "return place.copy_(value.contiguous() if pinned else value, non_blocking=pinned)", "return value.cpu()", SAVING + " -k 'training_went_on or shares_memory'"),
     Mutant("two checkpoints in flight", "raysde.checkpoints.background:BackgroundWriter.wait_for_others", "            self.wait()", "            pass", SAVING + " -k 'keep_their_order'"),
     Mutant("a checkpoint whose averages are lost", "raysde.checkpoints.background:BackgroundWriter._run", "                    self.works.clear()", "                    pass", SAVING + " -k 'outlive_the_loss'"),
     Mutant("work of saving that outlives its run", "raysde.checkpoints.background:BackgroundWriter.wait", "            thread.join()", "            pass", SAVING + " -k 'interrupted_run or next_save'"),
