@@ -217,7 +217,7 @@ def for_ingest(recorder: Recorder) -> None:
 
 
 def for_looks(recorder: Recorder) -> None:
-    recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4))
+    recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4, path="p"))
     recorder.replace("raysde.data.dataset.contact_sheet.describe_manifest", [])
     recorder.replace("raysde.data.dataset.verify.verify_here", [])
     recorder.replace("raysde.data.dataset.verify.hashing_needs_ray", False)

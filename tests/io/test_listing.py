@@ -50,9 +50,11 @@ def test_every_file_is_listed_with_its_size_and_tag(place, requests, monkeypatch
     """Also in pages of 7, in several ranges at a time, and with other objects before, between and below the names."""
     monkeypatch.setattr(listing, "PAGE", page)
     others = ["manifest.json", "train-00003", "train-00030.parquet.old", "zzz", "latents-0/train-00000.parquet"]
+    store = listing.connect_s3(place("photos"))
     for name in [*NAMES, *others]:
-        write_bytes(child_path(place("photos"), *name.split("/")), content(name))
-    write_bytes(place("photos2"), b"beside")
+        store.put_object(Bucket="bucket", Key=f"photos/{name}", Body=content(name))
+    store.put_object(Bucket="bucket", Key="photos2", Body=b"beside")
+    requests.clear()
     found = list_files(place("photos"), [*NAMES[::-1], "missing.parquet"])
     assert set(found) == set(NAMES)
     for name in NAMES:

@@ -29,7 +29,7 @@ MOST = 2**62
 """Limit of every count, and of the number of all rows."""
 KEPT = 1024
 """Number of shards that stay in memory as objects."""
-PIECE = 1 << 15
+PIECE = 1 << 12
 """Number of shards whose hashes are written out in hexadecimal at a time."""
 
 

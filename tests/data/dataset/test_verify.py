@@ -52,7 +52,7 @@ def flip(path: str) -> None:
 
 
 def test_a_shard_of_the_same_size_in_place_of_another_is_refused(photos):
-    assert all(len(etag) == 32 for etag in photos.shards.etags)
+    assert len(set(photos.shards.etags) - {None}) == 2
     assert verify_listing(photos) == []
     flip(photos.file(1))
     with pytest.raises(ValueError, match=r"train-00001\.parquet .* was replaced after the ingest.*data\.verify=hash"):
