@@ -259,7 +259,7 @@ def steps_of(tmp_path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (tmp_path / "runs" / "small").glob("step_*"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_stopped_run_that_was_taken_over_writes_nothing_more(digits, tmp_path, empty_store):
     """While the first command lives, a second one is refused with status 2. Stopped for longer than its lease, the
     first one loses the run; when it goes on, it ends with a sentence and leaves checkpoints and MLflow as they are."""
@@ -273,10 +273,10 @@ def test_a_stopped_run_that_was_taken_over_writes_nothing_more(digits, tmp_path,
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     with subprocess.Popen(train_command(tmp_path), **pipes) as first:
         try:
-            end = time.monotonic() + 240.0
+            end = time.monotonic() + 500.0
             while not steps_of(tmp_path) and time.monotonic() < end and first.poll() is None:
                 time.sleep(0.1)
-            refused = subprocess.run(train_command(tmp_path), **pipes, timeout=240, check=False)
+            refused = subprocess.run(train_command(tmp_path), **pipes, timeout=500, check=False)
             assert refused.returncode == 2
             assert refused.stderr.startswith(f"raysde: run 'small' is being trained by process {first.pid} on ")
             # not while a request is on its way, which would arrive later
@@ -286,14 +286,14 @@ def test_a_stopped_run_that_was_taken_over_writes_nothing_more(digits, tmp_path,
             stop(first)
             last = steps_of(tmp_path)[-1] + 25
             second = subprocess.run(
-                train_command(tmp_path, f"train.length.steps={last}"), **pipes, timeout=240, check=False
+                train_command(tmp_path, f"train.length.steps={last}"), **pipes, timeout=500, check=False
             )
             assert second.returncode == 0, second.stderr
             assert f"run 'small' was left by process {first.pid} on " in second.stderr
             assert steps_of(tmp_path) == [last]
             kept = checkpoint_files(tmp_path)
             first.send_signal(signal.SIGCONT)
-            _, err = first.communicate(timeout=240.0)
+            _, err = first.communicate(timeout=500.0)
         finally:
             first.kill()
     assert first.returncode == 1
