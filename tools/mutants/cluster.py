@@ -6,7 +6,7 @@ LAUNCH = "tests/cluster_without_ray/test_launch.py"
 SESSION_ON_RAY = "tests/cluster/test_session.py"
 SPEECH_ON_RAY = "tests/cluster/test_speech.py"
 SPREAD_ON_RAY = "tests/cluster/test_spread.py"
-STREAM = "tests/cluster_without_ray/test_stream.py"
+STREAM_ON_RAY = "tests/cluster/test_stream.py"
 
 MUTANTS = [
     Mutant("a stream that spins", "raysde.cluster.backpressure:pause_if_exhausted", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
@@ -25,9 +25,9 @@ MUTANTS = [
     Mutant("lost as often as it likes", "raysde.cluster.evaluate:Workers._replace", "if self.lost[stretch] > (", "if False and self.lost[stretch] > (", "tests/cluster/test_spread.py -m slow -k 'kills_every'"),
     Mutant("room counted over all nodes at once", "raysde.cluster.resources:largest_share", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD_ON_RAY + " -k 'room'"),
     Mutant("more workers than units, each with one", "raysde.cluster.resources:largest_share", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD_ON_RAY + " -k 'room'"),
-    Mutant("no CPU for data tasks", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return 0", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("a CPU kept for tasks that there are not", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return self.nodes", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("a CPU that the machine has not", "raysde.cluster.resources:Cluster.kept", 'stream == "worker" and self.joined', 'stream == "worker"', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("no CPU for data tasks", "raysde.cluster.resources:Cluster.kept", 'return 0 if (stream == "worker" or self.apart) and self.joined else self.nodes', "return 0", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a CPU kept for tasks that there are not", "raysde.cluster.resources:Cluster.kept", 'return 0 if (stream == "worker" or self.apart) and self.joined else self.nodes', "return self.nodes", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a CPU that the machine has not", "raysde.cluster.resources:Cluster.kept", ' and self.joined else', ' else', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("more CPUs beside GPUs than there are", "raysde.cluster.resources:assign_share", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait forever", "raysde.cluster.resources:check_resources", "if not cluster.joined:", "if False:", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait without a word", "raysde.cluster.resources:check_resources", '    print(f"{said}', '    str(f"{said}', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
@@ -35,16 +35,25 @@ MUTANTS = [
     Mutant("the driver's placement groups taken for orphans", "raysde.cluster.resources:release_orphaned_placement_groups", "by_actor and group.creator_actor_dead", "group.creator_actor_dead", "tests/cluster/test_placement.py"),
     Mutant("detached placement groups removed", "raysde.cluster.resources:release_orphaned_placement_groups", " and not group.is_detached", "", "tests/cluster/test_placement.py"),
     Mutant("placement groups of the living removed", "raysde.cluster.resources:release_orphaned_placement_groups", "by_actor and group.creator_actor_dead", "by_actor", "tests/cluster/test_placement.py"),
-    Mutant("a block's steps counted from the first", "raysde.cluster.stream:StreamSpec.steps_of", "first = self.start + number", "first = number", STREAM),
-    Mutant("steps past the end of the stream", "raysde.cluster.stream:StreamSpec.steps_of", "min(first + self.block_steps, self.stop))", "first + self.block_steps)", STREAM),
-    Mutant("the last steps in no block", "raysde.cluster.stream:StreamSpec.blocks", "-(-(self.stop - self.start) // self.block_steps)", "(self.stop - self.start) // self.block_steps", STREAM),
-    Mutant("blocks dealt out anew in each run of steps", "raysde.cluster.stream:group_by_step", "if j % world == rank]", "if j % total % world == rank]", STREAM),
-    Mutant("any microbatch for the one expected", "raysde.cluster.stream:group_by_step", "if found != [(step, index) for index in mine]:", "if None in found:", STREAM),
+    Mutant("workers on the nodes for data tasks", "raysde.cluster.train:_avoid_data_nodes", "f\"!{value}\"", "value", LAUNCH + " -k 'avoid'"),
+    Mutant("nodes for data tasks counted for workers", "raysde.cluster.resources:survey_cluster", "if data_nodes and has_labels(node, data_nodes)", "if False", LAUNCH + " -k 'not_counted'"),
+    Mutant("a CPU kept though data tasks have nodes of their own", "raysde.cluster.resources:Cluster.kept", "(stream == \"worker\" or self.apart)", "stream == \"worker\"", LAUNCH + " -k 'not_counted'"),
+    Mutant("labels of no node taken", "raysde.cluster.resources:check_data_nodes", "if not cluster.joined:", "if False:", LAUNCH + " -k 'no_node_has'"),
+    Mutant("the whole object store for each worker", "raysde.cluster.resources:assign_data_share", "memory * STORE_SHARE / workers", "memory * STORE_SHARE", LAUNCH + " -k 'part_of_the_data'"),
+    Mutant("data tasks on the workers' CPUs", "raysde.cluster.resources:assign_data_share", " - (0 if labels else workers * cpus)", "", LAUNCH + " -k 'part_of_the_data'"),
+    Mutant("a worker without data tasks", "raysde.cluster.resources:assign_data_share", "max(1, int(free) // workers)", "int(free) // workers", LAUNCH + " -k 'part_of_the_data'"),
+    Mutant("slices that overflow their share", "raysde.cluster.stream:blocks_in_slice", "(int(share.bytes // block_bytes) - held) * 2 // 3", "int(share.bytes // block_bytes)", LAUNCH + " -k 'fit_their_share'"),
+    Mutant("a slice as long as its share", "raysde.cluster.stream:blocks_in_slice", "min(MOST_BLOCKS, ", "max(1, ", LAUNCH + " -k 'fit_their_share'"),
+    Mutant("slices on all nodes", "raysde.cluster.stream:make_slice", "dict(share.nodes) or None", "None", STREAM_ON_RAY + " -k 'labels'"),
+    Mutant("blocks in the order in which they are made", "raysde.cluster.stream:make_slice", "preserve_order = True", "preserve_order = False", STREAM_ON_RAY + " -k 'restart'"),
+    Mutant("as many tasks as there are CPUs", "raysde.cluster.stream:make_slice", "size=share.tasks", "size=len(blocks)", STREAM_ON_RAY + " -k 'slow_task'"),
+    Mutant("large blocks split by Ray Data", "raysde.cluster.stream:make_slice", "target_max_block_size = None", "min_parallelism = 1", STREAM_ON_RAY + " -k 'split'"),
+    Mutant("the next slice at once", "raysde.cluster.stream:read_blocks", "if number == size // 2:", "if number == 0:", STREAM_ON_RAY + " -k 'look_ahead'"),
+    Mutant("a slice of all blocks", "raysde.cluster.stream:read_blocks", "blocks_in_slice(share, spec.block_bytes, held)", "99", STREAM_ON_RAY + " -k 'look_ahead'"),
     Mutant("Ray's list as a second truth", "raysde.cluster.train:prepare_folder", "        system.delete_file(root)", "        pass", LAUNCH + " -k 'second_truth'"),
     Mutant("one restart too many", "raysde.cluster.train:run_worker_group", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
     Mutant("a controller that is not replaced", "raysde.cluster.train:run_worker_group", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
     Mutant("the most workers for those that have to be", "raysde.cluster.train:own_share", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("a worker group begins at step 0", "raysde.cluster.train:data_factory.make", "stream_spec(run, resume_step(run))", "stream_spec(run, 0)", LAUNCH),
     Mutant("a folder in the place of Ray's list", "raysde.cluster.train:prepare_folder", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
     Mutant("one worker for many", "raysde.cluster.train:run_worker_group", "amount(run.config.resources.least, 'worker')", "f'{run.config.resources.least} worker'", LAUNCH + " -k 'how_many_workers'"),
     Mutant("a figure without its images", "raysde.cluster.tune_sampler:measure_on_ray.measure", "if not (file.exists() and influence_file(file).exists())", "if not file.exists()", "tests/cluster/test_settle.py -m slow"),
