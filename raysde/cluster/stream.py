@@ -93,7 +93,7 @@ def make_slice(spec: StreamSpec, blocks: list[Block], share: DataShare) -> ray.d
         return make_block(spec, blocks[int(batch["item"].item())])
 
     numbers = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
-    tasks = ray.data.TaskPoolStrategy(size=share.tasks)
+    tasks = ray.data.TaskPoolStrategy(size=min(share.tasks, len(blocks)))
     made = numbers.map_batches(make, batch_size=None, batch_format="numpy", compute=tasks)
     context = made.context
     context.execution_options.preserve_order = True

@@ -31,7 +31,7 @@ def until(spec, rank, world, step):
     """Return the rows that a rank sees from the beginning of a stream up to ``step``, where its worker group is
     killed."""
     seen = []
-    for batches in read_stream(spec, 1, rank, world, lambda: DataShare(tasks=1, bytes=12.0)):
+    for batches in read_stream(spec, 1, rank, world, lambda: DataShare(tasks=1, bytes=200.0)):
         seen += [(batch.step, batch.index, batch.rows.tolist()) for batch in batches]
         if batches[0].step + 1 == step:
             return seen

@@ -27,8 +27,8 @@ from tests.support.digits import write_digit_shards
 pytestmark = pytest.mark.usefixtures("cluster")
 
 ROWS, BATCH, MICRO = 180, 24, 4
-SMALL = DataShare(tasks=1, bytes=10.0)
-"""With blocks of one byte and two of them in the reader's hands, a slice has (10 - 4) * 2 / 3 = 4 blocks."""
+SMALL = DataShare(tasks=1, bytes=8.0 * MICRO)
+"""With one microbatch per block, a byte per row and two blocks held, a slice has (8 - 2) * 2 / 3 = 4 blocks."""
 
 
 def spec_of(manifest, view=View(), *, start, stop, block_steps, batch=BATCH):  # noqa: B008
@@ -74,7 +74,7 @@ def test_worlds_with_a_restart_see_the_plan_once(digits, made):
     """One worker, then three from step 5, then two from step 9: all fields of all microbatches are the bare loop's,
     though tasks end in another order than they began."""
     view = View(shape=(6, 6), crop="random", scale=(0.5, 1.0))
-    spec, share = spec_of(digits, view, start=0, stop=12, block_steps=3), replace(SMALL, tasks=3)
+    spec, share = spec_of(digits, view, start=0, stop=12, block_steps=3), DataShare(tasks=3, bytes=60.0 * MICRO)
     seen = []
 
     class Uneven(Rows):
@@ -123,21 +123,23 @@ def test_a_slow_task_delays_its_own_worker_only(digits, tmp_path):
     got = []
     reader = threading.Thread(target=lambda: got.extend(read_stream(slow, 1, 0, 2, lambda: SMALL)))
     reader.start()
-    while not list(folder.iterdir()):
-        time.sleep(0.05)
-    assert settled(folder) == 1
-    assert [step[0].step for step in read_stream(spec, 1, 1, 2, lambda: SMALL)] == list(range(9))
-    assert got == []
-    assert len(list(folder.iterdir())) == 1
-    released.touch()
-    reader.join(60)
+    try:
+        while not list(folder.iterdir()):
+            time.sleep(0.05)
+        assert settled(folder) == 1
+        assert [step[0].step for step in read_stream(spec, 1, 1, 2, lambda: SMALL)] == list(range(9))
+        assert got == []
+        assert len(list(folder.iterdir())) == 1
+    finally:
+        released.touch()
+        reader.join(60)
     assert [step[0].step for step in got] == list(range(9))
 
 
 def test_the_executor_of_a_full_slice_ends(digits):
     """With its blocks made and no reader, no executor runs: none is left to spin."""
     spec = spec_of(digits, start=0, stop=10**6, block_steps=1, batch=MICRO)
-    stream = read_stream(spec, 1, 0, 1, lambda: replace(SMALL, bytes=40.0))
+    stream = read_stream(spec, 1, 0, 1, lambda: replace(SMALL, bytes=16.0 * MICRO))
     next(stream)
     deadline = time.monotonic() + 60.0
     while executors() and time.monotonic() < deadline:

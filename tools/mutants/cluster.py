@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("a slice as long as its share", "raysde.cluster.stream:blocks_in_slice", "min(MOST_BLOCKS, ", "max(1, ", LAUNCH + " -k 'fit_their_share'"),
     Mutant("slices on all nodes", "raysde.cluster.stream:make_slice", "dict(share.nodes) or None", "None", STREAM_ON_RAY + " -k 'labels'"),
     Mutant("blocks in the order in which they are made", "raysde.cluster.stream:make_slice", "preserve_order = True", "preserve_order = False", STREAM_ON_RAY + " -k 'restart'"),
-    Mutant("as many tasks as there are CPUs", "raysde.cluster.stream:make_slice", "size=share.tasks", "size=len(blocks)", STREAM_ON_RAY + " -k 'slow_task'"),
+    Mutant("as many tasks as there are CPUs", "raysde.cluster.stream:make_slice", "size=min(share.tasks, len(blocks))", "size=len(blocks)", STREAM_ON_RAY + " -k 'slow_task'"),
     Mutant("large blocks split by Ray Data", "raysde.cluster.stream:make_slice", "target_max_block_size = None", "min_parallelism = 1", STREAM_ON_RAY + " -k 'split'"),
     Mutant("the next slice at once", "raysde.cluster.stream:read_blocks", "if number == size // 2:", "if number == 0:", STREAM_ON_RAY + " -k 'look_ahead'"),
     Mutant("a slice of all blocks", "raysde.cluster.stream:read_blocks", "blocks_in_slice(share, spec.block_bytes, held)", "99", STREAM_ON_RAY + " -k 'look_ahead'"),
