@@ -177,12 +177,10 @@ def own_cluster() -> dict[str, str]:
 
 
 def raysde(shards: Path, images: int) -> Batches:
-    """Return batches of raysde's stream as Ray Train splits it, for one worker, which is this process."""
-    from ray.train import DataConfig
-
+    """Return batches of raysde's stream for one worker, which is this process."""
     from raysde.cluster.connection import connect
+    from raysde.cluster.resources import assign_data_share, list_live_nodes
     from raysde.cluster.stream import read_stream, stream_spec
-    from raysde.cluster.train import data_factory, ordered_execution
     from raysde.config import loading
     from raysde.runs.run import open_run
 
@@ -191,9 +189,8 @@ def raysde(shards: Path, images: int) -> Batches:
     recipe = loading.load_recipe("digits", settings)
     run = open_run(recipe)
     connect()
-    dataset = data_factory(recipe.model_dump(mode="json"))()
-    ((split),) = DataConfig(execution_options=ordered_execution()).configure({"train": dataset}, 1, None, None)
-    for (batch,) in read_stream(split["train"], stream_spec(run, 0), run.manifest.channels, 0, 1):
+    share = assign_data_share(recipe, list_live_nodes(), 1, 0)
+    for (batch,) in read_stream(stream_spec(run, 0), run.manifest.channels, 0, 1, lambda: share):
         yield batch.images
 
 
@@ -331,8 +328,7 @@ def resident() -> dict[str, tuple[float, float]]:
         kind = "driver" if process == here else title.split()[0] if title.startswith("ray::") else ""
         if kind:
             # a worker's title changes with its current task
-            coordinates = "SplitCoordinator" in kind
-            name = kind if kind == "driver" else "SplitCoordinator" if coordinates else "worker"
+            name = kind if kind == "driver" else "worker"
             found[f"{name} {process.pid}"] = (memory.rss / 1e6, (memory.rss - memory.shared) / 1e6)
     return found
 

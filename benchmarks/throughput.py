@@ -282,7 +282,7 @@ def run_long(folder: Path, repeats: int, shares: float) -> None:
     for repeat in range(repeats):
         for stream, found in results.items():
             found.append(measure_long(stream, folder, repeat, shares))
-    show_ratio(f"data.stream=ray / worker, {shares:g} shares of blocks", results["ray"], results["worker"], 0.93)
+    show_ratio(f"data.stream=ray / worker, {shares:g} shares of blocks", results["ray"], results["worker"], 0.97)
 
 
 def main() -> None:

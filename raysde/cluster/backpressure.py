@@ -2,7 +2,7 @@
 
 The executor of Ray 2.60 waits for any of its tasks to finish. Once the blocks already made fill its share of the object
 store, it may not read finished outputs, but their tasks still end the wait at once. From then on the executor spins and
-takes half a CPU core from training.
+takes half a CPU core. The stream of a run needs no pause, since its data sets fit their share and end.
 """
 
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import PhysicalOperator
 
 PAUSE = 0.2
-"""Pause in seconds. Training reads a small part of a full object-store share in it; each look takes 2.5 ms of CPU."""
+"""Pause in seconds. A reader takes a small part of a full object-store share in it; each look takes 2.5 ms of CPU."""
 
 
 def pause_if_exhausted(limit: int | None) -> int | None:

@@ -25,6 +25,10 @@ BESIDE_GPU = 4
 """CPUs of a training worker on a GPU, if the cluster has enough."""
 
 
+STORE_SHARE = 0.5
+"""Part of the object store for a run's blocks; the rest is for copies on other nodes and for other data."""
+
+
 @dataclass(frozen=True)
 class Share:
     """CPUs and GPUs of one worker.
@@ -59,23 +63,41 @@ class Cluster:
         joined: True if the cluster existed before this process. Such a cluster may grow: Ray does not say whether an
             autoscaler will provide the requested resources (ray-project/ray#37838). A cluster started by raysde counts
             one CPU more than the machine has.
+        apart: True if data tasks run on nodes of their own, which are not counted here.
     """
 
     cpus: int
     gpus: int = 0
     nodes: int = 1
     joined: bool = False
+    apart: bool = False
 
     def kept(self, stream: str) -> int:
         """Return the CPUs reserved for Ray Data: one per node, without which its tasks would wait forever.
 
-        A joined cluster reserves none under ``data.stream=worker``, where no data tasks run.
+        A joined cluster reserves none if no data tasks run on these nodes: under ``data.stream=worker``, or if the
+        tasks have nodes of their own.
         """
-        return 0 if stream == "worker" and self.joined else self.nodes
+        return 0 if (stream == "worker" or self.apart) and self.joined else self.nodes
 
     def spare(self, stream: str) -> int:
         """Return the CPUs left for workers."""
         return max(0, self.cpus - self.kept(stream))
+
+
+@dataclass(frozen=True)
+class DataShare:
+    """A training worker's part of the resources for data tasks.
+
+    Attributes:
+        tasks: number of tasks that may run at the same time.
+        bytes: object-store memory for blocks that were made and not consumed yet.
+        nodes: labels, as (key, value), of the nodes on which the tasks run; empty for all nodes.
+    """
+
+    tasks: int
+    bytes: float
+    nodes: tuple[tuple[str, str], ...] = ()
 
 
 def list_live_nodes() -> list[dict[str, Any]]:
@@ -83,10 +105,35 @@ def list_live_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def survey_cluster() -> Cluster:
-    """Return the resources of the cluster that this process is connected to."""
-    found = ray.cluster_resources()
-    return Cluster(int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(list_live_nodes()), joins_existing_cluster())
+def survey_cluster(data_nodes: Mapping[str, str] | None = None) -> Cluster:
+    """Return the resources of the cluster that this process is connected to, for workers.
+
+    Args:
+        data_nodes: labels of the nodes that run data tasks (``data.nodes``), which are not counted.
+    """
+    found, nodes, joined = ray.cluster_resources(), list_live_nodes(), joins_existing_cluster()
+    apart = [node["Resources"] for node in nodes if data_nodes and has_labels(node, data_nodes)]
+    cpus, gpus = (int(found.get(name, 0) - sum(each.get(name, 0) for each in apart)) for name in ("CPU", "GPU"))
+    return Cluster(cpus if "CPU" in found else 1, gpus, len(nodes) - len(apart), joined, bool(apart))
+
+
+def has_labels(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Return True if a node of :func:`list_live_nodes` has all of the labels."""
+    return labels.items() <= (node.get("Labels") or {}).items()
+
+
+def check_data_nodes(recipe: RunConfig, cluster: Cluster) -> None:
+    """Refuse labels in ``data.nodes`` that no node has; print a note if the cluster may grow.
+
+    Raises:
+        ValueError: if the cluster was started by raysde.
+    """
+    if recipe.data.stream == "worker" or not recipe.data.nodes or cluster.apart:
+        return
+    said = f"data.nodes: no node has the labels {recipe.data.nodes}"
+    if not cluster.joined:
+        raise ValueError(f"{said}; leave data.nodes out, or join a cluster with nodes for data tasks")
+    print(f"{said}: data tasks wait until such a node joins the cluster", flush=True)
 
 
 def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
@@ -106,6 +153,20 @@ def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     if gpu:
         return Share(min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU, 1)
     return Share(max(1, spare // (runs * wanted.most)))
+
+
+def assign_data_share(recipe: RunConfig, nodes: Sequence[dict[str, Any]], workers: int, cpus: float) -> DataShare:
+    """Return the part of each of ``workers`` workers in the CPUs and the object store of nodes with ``data.nodes``.
+
+    Args:
+        nodes: as from :func:`list_live_nodes`.
+        cpus: CPUs of each worker, on which no data tasks run.
+    """
+    labels = recipe.data.nodes or {}
+    found = [node["Resources"] for node in nodes if has_labels(node, labels)]
+    free = sum(each.get("CPU", 0.0) for each in found) - (0 if labels else workers * cpus)
+    memory = sum(each.get("object_store_memory", 0.0) for each in found)
+    return DataShare(max(1, int(free) // workers), memory * STORE_SHARE / workers, tuple(sorted(labels.items())))
 
 
 def count_concurrent_runs(recipe: RunConfig, cluster: Cluster, trials: int) -> int:

@@ -1,63 +1,42 @@
-"""The batch plan as one Ray Data stream: blocks of microbatches, dealt out to the workers in turn.
+"""A run's stream on Ray Data: each worker's own blocks in slices, data sets that are bounded, fit a share, and end.
 
-With M microbatches per global batch, block j holds microbatch index ``j % M`` for the steps of segment ``j // M``. The
-blocks do not depend on the number of workers. With ``preserve_order`` and equal blocks, ``streaming_split(equal=True)``
-hands block j to worker ``j % world``, and each worker reassembles the blocks of a segment step by step.
+A data set of all blocks of a run would create its tasks before the first of them runs, and one process would pass on
+the blocks of all workers. Here each worker executes data sets of its own next blocks, one while it consumes the other.
+Look-ahead, start-up and memory therefore depend neither on the length of the run nor on the number of workers, and a
+slow task holds up its own worker only.
+
+A slice is bounded by its number of blocks. Ray Data's own limits are off: its executor in Ray 2.60 spins at its limit
+of bytes (see :mod:`raysde.cluster.backpressure`), and its coordinator divides the CPUs of each node among all executors
+in whole numbers, which leaves none for 128 of them (ray-project/ray#63924).
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    ConcurrencyCapBackpressurePolicy,
+)
+from ray.data._internal.execution.interfaces import RefBundle
 
-from raysde.data.batches.arrow import Canvas, from_table, to_table
-from raysde.data.batches.microbatch import Feed, Microbatch, make_microbatch
-from raysde.data.batches.plan import check_world, split_steps
-from raysde.data.dataset.precomputed import NUMBERS, Latents, TextEmbeddings
-from raysde.data.dataset.reader import open_dataset_reader
+from raysde.cluster.backpressure import set_up_data
+from raysde.cluster.resources import DataShare
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
+from raysde.data.batches.microbatch import Microbatch
+from raysde.data.batches.prefetch import fetch_ahead
+from raysde.data.batches.reference import DataReference, DerivedReference
+from raysde.data.dataset.precomputed import NUMBERS
 from raysde.runs.run import Run
 
-
-@dataclass(frozen=True, kw_only=True)
-class StreamSpec:
-    """All settings that a map task needs to make any block of a stream.
-
-    Attributes:
-        path, fingerprint: location and content hash of the data set.
-        feed: batch plan and view of the images.
-        start, stop: first step of the stream, and the step after its last.
-        block_steps: steps per block.
-        spare: number of blank blocks at the end, so that an equal split among workers drops no block with data.
-        text, latents: precomputed embeddings and latents that the blocks carry, if any.
-    """
-
-    path: str
-    fingerprint: str
-    feed: Feed
-    start: int
-    stop: int
-    block_steps: int
-    spare: int = 0
-    text: TextEmbeddings | None = None
-    latents: Latents | None = None
-
-    @property
-    def blocks(self) -> int:
-        return -(-(self.stop - self.start) // self.block_steps) * self.feed.plan.microbatches + self.spare
-
-    @property
-    def numbers(self) -> dict[str, np.dtype]:
-        """Dtype of each precomputed tensor in a block, by its name."""
-        found = {"context": self.text, "moments": self.latents}
-        return {name: NUMBERS[derived.dtype] for name, derived in found.items() if derived is not None}
-
-    def steps_of(self, number: int) -> range:
-        """Return the steps of block ``number``."""
-        first = self.start + number // self.feed.plan.microbatches * self.block_steps
-        return range(first, min(first + self.block_steps, self.stop))
+MOST_BLOCKS = 32
+"""Largest number of blocks in a slice."""
 
 
 def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes: float, most: int) -> int:
@@ -77,74 +56,99 @@ def row_bytes(run: Run) -> int:
 
 def stream_spec(run: Run, start: int) -> StreamSpec:
     """Return the stream of a run from step ``start``."""
-    data = run.config.data
+    data, size = run.config.data, row_bytes(run)
     return StreamSpec(
-        path=run.manifest.path,
-        fingerprint=run.manifest.fingerprint,
-        feed=run.feed,
+        data=DataReference(
+            path=run.manifest.path,
+            fingerprint=run.manifest.fingerprint,
+            plan=run.plan,
+            view=run.feed.view,
+            validation=run.config.validation.rows,
+            split_seed=run.config.seed,
+            rows=type(run.feed.rows),
+            text=DerivedReference.of(run.text),
+            latents=DerivedReference.of(run.latents),
+        ),
         start=start,
         stop=run.steps,
-        block_steps=steps_in_block((1, 1, row_bytes(run)), run.plan.microbatch, data.block_megabytes, data.block_steps),
-        spare=run.config.resources.most if isinstance(run.config.resources.workers, tuple) else 0,
-        text=run.text,
-        latents=run.latents,
+        block_steps=steps_in_block((1, 1, size), run.plan.microbatch, data.block_megabytes, data.block_steps),
+        row_bytes=size,
     )
 
 
-def make_block(spec: StreamSpec, number: int) -> pa.Table:
-    """Return block ``number`` as a table, see :func:`raysde.data.batches.arrow.to_table`."""
-    plan = spec.feed.plan
-    index = number % plan.microbatches
-    reader = open_dataset_reader(spec.path, spec.fingerprint, spec.text, spec.latents)
-    rows = spec.block_steps * plan.microbatch
-    canvas = Canvas(rows * reader.largest(spec.feed.view))
-    batches = [
-        make_microbatch(step, index, *spec.feed.read(reader, step, index, canvas.take))
-        for step in spec.steps_of(number)
-    ]
-    return to_table(batches, rows, spec.numbers, canvas)
+def blocks_in_slice(share: DataShare, block_bytes: int, held: int) -> int:
+    """Return the number of blocks in a slice, at least 1.
+
+    Args:
+        block_bytes: size of a block.
+        held: number of blocks that the worker holds beside one and a half slices.
+    """
+    return max(1, min(MOST_BLOCKS, (int(share.bytes // block_bytes) - held) * 2 // 3))
 
 
-def make_stream_dataset(spec: StreamSpec) -> ray.data.Dataset:
-    """Return a data set with the blocks of ``spec``, in order."""
-    numbers = ray.data.range(spec.blocks, override_num_blocks=max(1, spec.blocks))
-    # with a batch_size, Ray Data would read and map in separate tasks; each input block has one row anyway
-    return numbers.map_batches(
-        lambda batch: make_block(spec, int(batch["id"].item())), batch_size=None, batch_format="numpy"
-    )
+def make_slice(spec: StreamSpec, blocks: list[Block], share: DataShare) -> ray.data.Dataset:
+    """Return a data set whose blocks are ``blocks``, in order, each made by a task of its own."""
+
+    def make(batch: dict[str, np.ndarray]) -> pa.Table:
+        return make_block(spec, blocks[int(batch["item"].item())])
+
+    numbers = ray.data.from_items(list(range(len(blocks))), override_num_blocks=len(blocks))
+    tasks = ray.data.TaskPoolStrategy(size=min(share.tasks, len(blocks)))
+    made = numbers.map_batches(make, batch_size=None, batch_format="numpy", compute=tasks)
+    context = made.context
+    context.execution_options.preserve_order = True
+    context.execution_options.label_selector = dict(share.nodes) or None
+    context.target_max_block_size = None  # a block is not split
+    context.op_resource_reservation_enabled = False
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [ConcurrencyCapBackpressurePolicy])
+    return made
+
+
+def read_blocks(spec: StreamSpec, rank: int, world: int, find_share: Callable[[], DataShare]) -> Iterator[pa.Table]:
+    """Yield the blocks of a rank in order; the next slice starts when half of the current one is consumed.
+
+    Args:
+        find_share: returns the present share; it is called for each slice, since clusters grow and shrink.
+
+    Raises:
+        ValueError: if there are more workers than microbatches.
+    """
+    set_up_data()
+    blocks, held = spec.blocks_of(rank, world), 2 * len(spec.plan.of_rank(rank, world))
+
+    def start_slice() -> tuple[Iterator[RefBundle], int]:
+        share = find_share()
+        chosen = list(islice(blocks, blocks_in_slice(share, spec.block_bytes, held)))
+        return make_slice(spec, chosen, share).iter_internal_ref_bundles() if chosen else iter(()), len(chosen)
+
+    starter = ThreadPoolExecutor(1, "slice")  # Ray Data starts a data set and waits for its first block
+    try:
+        current, size = starter.submit(start_slice).result()
+        while size:
+            upcoming = None
+            for number, bundle in enumerate(current):
+                if number == size // 2:
+                    upcoming = starter.submit(start_slice)
+                (entry,) = bundle.blocks
+                block: pa.Table = ray.get(entry.ref)  # type: ignore[call-overload]
+                yield block
+            current, size = (upcoming or starter.submit(start_slice)).result()
+    finally:
+        starter.shutdown(wait=False, cancel_futures=True)
 
 
 def read_stream(
-    shard: ray.data.DataIterator, spec: StreamSpec, channels: int, rank: int, world: int
+    spec: StreamSpec, channels: int, rank: int, world: int, find_share: Callable[[], DataShare]
 ) -> Iterator[list[Microbatch]]:
     """Yield this rank's microbatches, one list per step.
 
-    Raises:
-        ValueError: if there are more workers than microbatches, or a block of another rank arrives.
-    """
-    check_world(spec.feed.plan.microbatches, world)
-    blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)  # type: ignore[arg-type]
-    return group_by_step((list(from_table(block, channels)) for block in blocks), spec, rank, world)
-
-
-def group_by_step(
-    blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
-) -> Iterator[list[Microbatch]]:
-    """Regroup blocks ``rank``, ``rank + world``, ... of a stream and yield the microbatches of each step.
+    Args:
+        channels: number of colour channels of the images.
+        find_share: see :func:`read_blocks`.
 
     Raises:
-        ValueError: if a block arrives out of order.
+        ValueError: if there are more workers than microbatches, or the blocks do not follow the plan.
     """
-    total = spec.feed.plan.microbatches
-    for number, (first, last) in enumerate(split_steps(spec.start, spec.stop, spec.block_steps)):
-        mine = [j % total for j in range(number * total, (number + 1) * total) if j % world == rank]
-        parts = [next(blocks, []) for _ in mine]
-        for step in range(first, last):
-            batches = [part[step - first] if step - first < len(part) else None for part in parts]
-            found = [(batch.step, batch.index) if batch else None for batch in batches]
-            if found != [(step, index) for index in mine]:
-                raise ValueError(
-                    f"the data stream does not follow the plan: rank {rank} expected microbatches {mine} of step "
-                    f"{step}, got {found}"
-                )
-            yield [batch for batch in batches if batch is not None]
+    held = len(spec.plan.of_rank(rank, world))
+    tables = fetch_ahead(read_blocks(spec, rank, world, find_share), held)
+    return group_by_step((list(from_table(table, channels)) for table in tables), spec, rank, world)

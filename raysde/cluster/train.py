@@ -7,34 +7,32 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-import ray.data
 import ray.exceptions
 import ray.train
 from pyarrow.fs import FileType
-from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde.checkpoints import storage
 from raysde.checkpoints.loading import DamagedCheckpointError
-from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
+from raysde.cluster.entry import train_worker
 from raysde.cluster.leaving import Departure, SaveBeforeResize
 from raysde.cluster.resources import (
     Share,
     assign_share,
+    check_data_nodes,
     check_resources,
     release_orphaned_placement_groups,
     survey_cluster,
 )
-from raysde.cluster.stream import make_stream_dataset, stream_spec
 from raysde.cluster.trial_reports import Slot
-from raysde.config import loading
 from raysde.io.amounts import amount
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
 from raysde.runs.lease import Lease
-from raysde.runs.run import Run, open_run
+from raysde.runs.run import Run
 from raysde.tracking.spool import spool_folder
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -58,31 +56,15 @@ def resume_step(run: Run, speak: Callable[[str], None] | None = None, damaged: M
     return 0 if found is None else found.step
 
 
-def data_factory(recipe: dict[str, Any], damaged: Mapping[str, str] | None = None) -> Callable[[], ray.data.Dataset]:
-    """Return a function that makes the stream from the newest checkpoint's step; each worker group calls it."""
-
-    def make() -> ray.data.Dataset:
-        set_up_data()
-        run = open_run(loading.parse_recipe(recipe))
-        return make_stream_dataset(stream_spec(run, resume_step(run, damaged=damaged)))
-
-    return make
-
-
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run the loop of one Ray Train worker; the import is here, since the controller does not need it."""
-    from raysde.cluster.worker import run_worker
-
-    return run_worker(settings)
-
-
 def own_share(run: Run) -> Share:
     """Return the share of each worker of a run that has the cluster for itself.
 
     Raises:
-        ValueError: if the cluster was started by raysde and has too few resources for the fewest workers.
+        ValueError: if the cluster was started by raysde and has too few resources for the fewest workers, or no node
+            with the labels of ``data.nodes``.
     """
-    cluster = survey_cluster()
+    cluster = survey_cluster(run.config.data.nodes)
+    check_data_nodes(run.config, cluster)
     share = assign_share(run.config, cluster)
     lower = "resources.workers or resources.cpus_per_worker"
     check_resources(run.config, cluster, share, run.config.resources.least, lower)
@@ -217,7 +199,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
     Args:
         settings: for each worker, see :func:`raysde.cluster.worker.run_worker`.
     """
-    recipe, wanted = settings["recipe"], run.config.resources
+    wanted = run.config.resources
     return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=settings,
@@ -226,6 +208,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
             num_workers=wanted.workers,  # type: ignore[arg-type]
             use_gpu=share.gpu,
             resources_per_worker=_worker_bundle(share),
+            label_selector=_avoid_data_nodes(run),
             elastic_resize_monitor_interval_s=wanted.resize_every,
         ),
         run_config=RunConfig(
@@ -233,11 +216,9 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             storage_path=storage.absolute_location(run.config.storage),
             # raysde counts failures; Ray Train alone starts again after a node that was announced to go away
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]
             callbacks=[] if isinstance(wanted.workers, int) else [SaveBeforeResize(settings["leaving"])],  # type: ignore[list-item]
         ),
-        datasets={"train": data_factory(recipe, settings["damaged"])} if run.config.data.stream == "ray" else {},
-        dataset_config=DataConfig(execution_options=ordered_execution()),
     )
 
 
@@ -268,8 +249,7 @@ def _worker_bundle(share: Share) -> dict[str, float]:
     return {"CPU": share.cpus, "GPU": 1} if share.gpu else {"CPU": share.cpus}
 
 
-def ordered_execution() -> ray.data.ExecutionOptions:
-    """Return execution options that keep the blocks in the order of the plan."""
-    options = ray.data.ExecutionOptions()
-    options.preserve_order = True
-    return options
+def _avoid_data_nodes(run: Run) -> dict[str, str] | None:
+    """Return the label selector of workers: the nodes without the labels of ``data.nodes``."""
+    labels = run.config.data.nodes if run.config.data.stream == "ray" else None
+    return {key: f"!{value}" for key, value in labels.items()} if labels else None

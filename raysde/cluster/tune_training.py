@@ -147,7 +147,7 @@ def check_cluster(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent:
     """
     connect("ERROR")  # Ray Train would warn of every trial that is stopped
     reject_local_store(uri)
-    return assign_shares(recipe, survey_cluster(), sweep.count, concurrent)
+    return assign_shares(recipe, survey_cluster(recipe.data.nodes), sweep.count, concurrent)
 
 
 def list_running(sweep: Sweep, parent: str) -> list[str]:

@@ -19,7 +19,7 @@ import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import quiet_ray, tell_driver
 from raysde.cluster.leaving import Notices
-from raysde.cluster.stream import read_stream, stream_spec
+from raysde.cluster.resources import DataShare, assign_data_share, list_live_nodes
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
@@ -61,7 +61,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
     found = storage.find_newest_checkpoint(place, name, damaged=damaged)
     start = 0 if found is None else found.step
-    batches = prefetch_to_device(read_microbatches(run, start, world), world.device)
+    batches = prefetch_to_device(read_microbatches(run, start, world, settings["threads"]), world.device)
     state = new_state(run, world.device)
     if found:
         run = resume_run(run, state, found, world)
@@ -113,8 +113,11 @@ def check_shared(run: Run) -> None:
         )
 
 
-def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Microbatch]]:
+def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterator[list[Microbatch]]:
     """Return this rank's microbatches from step ``start`` on: from Ray Data, or with data.stream=worker from shards.
+
+    Args:
+        cpus: CPUs of each worker, on which no data tasks run.
 
     Raises:
         ValueError: if there are more workers than microbatches.
@@ -122,8 +125,12 @@ def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Micro
     if run.config.data.stream == "worker":
         reader = Reader(run.manifest, text=run.text, latents=run.latents)
         return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
-    shard = ray.train.get_dataset_shard("train")
-    return read_stream(shard, stream_spec(run, start), run.manifest.channels, world.rank, world.size)
+    from raysde.cluster.stream import read_stream, stream_spec  # loads Ray Data
+
+    def find_share() -> DataShare:
+        return assign_data_share(run.config, list_live_nodes(), world.size, cpus)
+
+    return read_stream(stream_spec(run, start), run.manifest.channels, world.rank, world.size, find_share)
 
 
 def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:

@@ -126,6 +126,11 @@ class Data(Node):
     )
     block_megabytes: Positive = Field(128.0, description="size of Ray Data's blocks in MB of decoded images")
     block_steps: PositiveInt = Field(64, description="largest number of steps in one block")
+    nodes: dict[str, str] | None = Field(
+        None,
+        description="labels of the nodes that run Ray Data's tasks, such as {raysde: data} for nodes started with "
+        "`ray start --labels raysde=data`; null: all nodes",
+    )
 
     @model_validator(mode="after")
     def _range(self) -> Self:

@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "data.verify",
     "data.block_megabytes",
     "data.block_steps",
+    "data.nodes",
     "data.precomputed",
     "data.stream",
     "network.checkpointing",

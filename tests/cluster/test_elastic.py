@@ -3,20 +3,21 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
-import ray.data
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
-from raysde.cluster.stream import StreamSpec, make_stream_dataset, read_stream
+from raysde.cluster.resources import DataShare
+from raysde.cluster.stream import read_stream
 from raysde.cluster.train import run_worker_group
 from raysde.config import loading
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.blocks import StreamSpec
 from raysde.data.batches.plan import Plan
-from raysde.data.dataset.split import split_rows
+from raysde.data.batches.reference import DataReference
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from tests.support.digits import write_digit_shards
@@ -26,26 +27,20 @@ ROWS, BATCH, MICRO = 180, 24, 6
 
 
 @ray.remote(num_cpus=0.1)
-def until(iterator, spec, rank, world, step):
+def until(spec, rank, world, step):
     """Return the rows that a rank sees from the beginning of a stream up to ``step``, where its worker group is
     killed."""
     seen = []
-    for batches in read_stream(iterator, spec, 1, rank, world):
+    for batches in read_stream(spec, 1, rank, world, lambda: DataShare(tasks=1, bytes=200.0)):
         seen += [(batch.step, batch.index, batch.rows.tolist()) for batch in batches]
         if batches[0].step + 1 == step:
             return seen
     return seen
 
 
-def run_group(digits, feed, start, stop, last, world):
-    """Return the rows of a worker group that starts at ``start`` of a run of ``last`` steps and is killed after
-    ``stop``."""
-    spec = StreamSpec(path=digits.path, fingerprint=digits.fingerprint, feed=feed, start=start, stop=last,
-                      block_steps=4, spare=4)  # fmt: skip
-    data = make_stream_dataset(spec)
-    data.context.execution_options.preserve_order = True
-    splits = data.streaming_split(world, equal=True)
-    shares = ray.get([until.remote(s, spec, r, world, stop) for r, s in enumerate(splits)], timeout=120)
+def run_group(spec, stop, world):
+    """Return the rows of a worker group that reads a stream and is killed after step ``stop``."""
+    shares = ray.get([until.remote(spec, rank, world, stop) for rank in range(world)], timeout=120)
     return sorted((entry for share in shares for entry in share), key=lambda entry: entry[:2])
 
 
@@ -54,19 +49,20 @@ def run_group(digits, feed, start, stop, last, world):
 def test_three_epochs_with_restarts_are_the_plan(digits):
     """World sizes 1, 2, 4, 2 and 3, with restarts at random steps, give (step, microbatch, rows) of the plan, in
     order."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows, _ = split_rows(digits, digits.rows - ROWS, 0)
-    feed = Feed(Plan(rows=ROWS, batch=BATCH, microbatch=MICRO, seed=5), rows)
     last = -(-3 * ROWS // BATCH)
+    data = DataReference(path=digits.path, fingerprint=digits.fingerprint, validation=digits.rows - ROWS,
+                         plan=Plan(rows=ROWS, batch=BATCH, microbatch=MICRO, seed=5))  # fmt: skip
+    spec = StreamSpec(data=data, start=0, stop=last, block_steps=4)
+    feed, _ = data.open()
     cuts = sorted(np.random.default_rng(3).choice(np.arange(1, last), 4, replace=False).tolist())
     seen = []
     for start, stop, world in zip([0, *cuts], [*cuts, last], (1, 2, 4, 2, 3), strict=True):
-        seen += run_group(digits, feed, start, stop, last, world)
+        seen += run_group(replace(spec, start=start), stop, world)
     expected = [(step, index, feed.rows[feed.plan.rows_of(step, index)].tolist())
                 for step in range(last) for index in range(BATCH // MICRO)]  # fmt: skip
     assert seen == expected
     counts = np.bincount([row for *_, chosen in seen[: 3 * ROWS // MICRO] for row in chosen], minlength=digits.rows)
-    assert set(counts[rows[np.arange(ROWS)]]) == {3}
+    assert set(counts[feed.rows[np.arange(ROWS)]]) == {3}
 
 
 @pytest.fixture

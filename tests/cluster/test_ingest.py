@@ -1,4 +1,4 @@
-"""Ingest and the training stream on Ray Data."""
+"""Ingest on Ray Data."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-import ray
 import ray.data
 from PIL import Image
 from ray.data._internal.execution import streaming_executor
@@ -14,15 +13,9 @@ from ray.data._internal.execution import streaming_executor
 from raysde.cluster import backpressure
 from raysde.cluster.backpressure import PAUSE, set_up_data
 from raysde.cluster.ingest import ingest
-from raysde.cluster.stream import StreamSpec, group_by_step, make_stream_dataset, read_stream
-from raysde.data.batches.arrow import from_table
-from raysde.data.batches.microbatch import Feed, read_batches
-from raysde.data.batches.plan import Plan
 from raysde.data.dataset.manifest import INGESTING, read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.verify import verify_shards
-from raysde.data.dataset.view import View
 from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits, write_digits
 from raysde.data.ingest.probe import choose_rules
@@ -105,78 +98,6 @@ def test_a_task_that_cannot_write_is_one_sentence(spoiled, tmp_path):
         ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True)
     harm.rmdir()
     assert ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True).rows == 11
-
-
-def spec_of(manifest, plan, view=View(), *, start, stop, block_steps, spare=0):  # noqa: B008
-    rows, _ = split_rows(manifest, manifest.rows - plan.rows, 1)
-    feed = Feed(plan, rows, view)
-    return StreamSpec(path=manifest.path, fingerprint=manifest.fingerprint, feed=feed, start=start, stop=stop,
-                      block_steps=block_steps, spare=spare)  # fmt: skip
-
-
-def ordered(dataset):
-    set_up_data()
-    options = ray.data.ExecutionOptions()
-    options.preserve_order = True
-    dataset.context.execution_options = options
-    return dataset
-
-
-def test_the_stream_is_the_plan(digits):
-    """Dealt out in turn, the blocks give each rank its microbatches step by step, as the bare loop reads them."""
-    plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
-    spec = spec_of(digits, plan, View(shape=(6, 6), crop="random", scale=(0.5, 1.0)), start=3, stop=11, block_steps=3)
-    tables = list(ordered(make_stream_dataset(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
-    assert {table.num_rows for table in tables} == {12}
-    expected = [batch for step in read_batches(spec.feed, Reader(digits), 3, 11) for batch in step]
-    for world in (1, 2, 3):
-        whole = {(batch.step, batch.index): batch for batch in expected}
-        for rank in range(world):
-            blocks = (list(from_table(table, 1)) for table in tables[rank::world])
-            found = list(group_by_step(blocks, spec, rank, world))
-            assert [[(b.step, b.index) for b in step] for step in found] == [
-                [(step, index) for index in plan.of_rank(rank, world)] for step in range(3, 11)
-            ]
-            for batch in (batch for step in found for batch in step):
-                twin = whole.pop((batch.step, batch.index))
-                assert np.array_equal(batch.rows, twin.rows)
-                assert np.array_equal(batch.images.numpy(), twin.images.numpy())
-                assert batch.captions == twin.captions
-        assert not whole
-
-
-@ray.remote(num_cpus=0.1)
-def consume(iterator, spec, rank, world):
-    return [[(b.step, b.index, b.rows.tolist()) for b in step] for step in read_stream(iterator, spec, 1, rank, world)]
-
-
-@pytest.mark.parametrize(("world", "batch"), [(2, 16), (3, 16), (4, 16)])
-def test_ray_deals_blocks_out_in_turn(digits, world, batch):
-    """streaming_split, as Ray Train uses it, gives every microbatch of every step once, also if ranks have unequal
-    shares (4 microbatches, 3 workers)."""
-    plan = Plan(rows=180, batch=batch, microbatch=4, seed=1)
-    spec = spec_of(digits, plan, start=2, stop=20, block_steps=4, spare=world)
-    splits = ordered(make_stream_dataset(spec)).streaming_split(world, equal=True)
-    shares = ray.get([consume.remote(split, spec, rank, world) for rank, split in enumerate(splits)], timeout=120)
-    assert {len(share) for share in shares} == {18}
-    for offset, step in enumerate(range(2, 20)):
-        seen = sorted(entry for share in shares for entry in share[offset])
-        assert [(s, i) for s, i, _ in seen] == [(step, index) for index in range(4)]
-        for _, index, rows in seen:
-            assert rows == spec.feed.rows[plan.rows_of(step, index)].tolist()
-
-
-def test_a_stream_that_is_at_its_end_is_empty(digits):
-    """A worker group that restarts after the last checkpoint requests no steps at all."""
-    spec = spec_of(digits, Plan(rows=180, batch=24, microbatch=4, seed=1), start=11, stop=11, block_steps=3)
-    assert list(make_stream_dataset(spec).iter_batches(batch_size=None)) == []
-
-
-def test_a_stream_of_another_rank_is_refused(digits):
-    spec = spec_of(digits, Plan(rows=180, batch=8, microbatch=4, seed=1), start=0, stop=4, block_steps=4)
-    tables = list(ordered(make_stream_dataset(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
-    with pytest.raises(ValueError, match="does not follow the plan: rank 0 expected microbatches"):
-        next(group_by_step((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
 
 
 def test_an_executor_that_may_read_nothing_rests(monkeypatch):

@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-import ray.data
 import torch
 
 from raysde.cluster.precompute import STATE, precompute, precompute_journal
-from raysde.cluster.stream import group_by_step, make_stream_dataset, stream_spec
+from raysde.cluster.resources import DataShare
+from raysde.cluster.stream import read_stream, stream_spec
 from raysde.config import loading
-from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.precomputed import read_derived
 from raysde.data.dataset.reader import Reader
@@ -60,12 +59,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
             text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4)
         )
     )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    spec = stream_spec(run, 0)
-    carried = make_stream_dataset(spec)
-    carried.context.execution_options.preserve_order = True
-    tables = list(carried.iter_batches(batch_size=None, batch_format="pyarrow"))
-    found = group_by_step((list(from_table(table, 1)) for table in tables), spec, 0, 1)
+    found = read_stream(stream_spec(run, 0), 1, 0, 1, lambda: DataShare(tasks=2, bytes=1e9))
     expected_steps = read_batches(run.feed, Reader(manifest, text=derived), 0, run.steps)
     for got, wanted in zip(found, expected_steps, strict=True):
         for mine, twin in zip(got, wanted, strict=True):

@@ -44,7 +44,7 @@ def test_workers_that_would_wait_are_named(recipe, monkeypatch, capsys, found, c
     """This machine cannot grow, but a joined cluster may."""
     changes = {f"resources__{key}": value for key, value in changes.items()}
     run = open_run(loading.parse_recipe(recipe(data__stream="ray", **changes)))
-    monkeypatch.setattr("raysde.cluster.train.survey_cluster", lambda: found)
+    monkeypatch.setattr("raysde.cluster.train.survey_cluster", lambda *_: found)
     if said is None or found.joined:
         own_share(run)
         assert (said or "") in (shown := capsys.readouterr().out)

@@ -361,7 +361,7 @@ def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp
     """The error about more workers than this machine has comes before anything is logged."""
     monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: None)
     monkeypatch.setattr("raysde.cluster.job.list_live_nodes", lambda: [{}])
-    monkeypatch.setattr("raysde.cluster.tune_training.survey_cluster", lambda: Cluster(2))
+    monkeypatch.setattr("raysde.cluster.tune_training.survey_cluster", lambda *_: Cluster(2))
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     tree = tree_of(digits, tmp_path, resources__cpus_per_worker=8)
     with pytest.raises(ValueError, match=r"resources\.cpus_per_worker"):

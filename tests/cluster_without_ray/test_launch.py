@@ -4,13 +4,16 @@ import os
 import re
 import shutil
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 import ray.data
 import ray.train
+from ray import cloudpickle
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -22,13 +25,23 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster import connection, job, train
 from raysde.cluster.backpressure import PAUSE, pause_if_exhausted, set_up_data
-from raysde.cluster.resources import Cluster, Share, count_concurrent_runs, count_workers, survey_cluster
-from raysde.cluster.stream import row_bytes, stream_spec
+from raysde.cluster.resources import (
+    Cluster,
+    DataShare,
+    Share,
+    assign_data_share,
+    check_data_nodes,
+    count_concurrent_runs,
+    count_workers,
+    survey_cluster,
+)
+from raysde.cluster.stream import blocks_in_slice, stream_spec
 from raysde.cluster.train import root_cause, run_worker_group
 from raysde.cluster.trial_reports import Mailbox
 from raysde.cluster.tune_training import sweep_definition
 from raysde.cluster.worker import time_first_batch
 from raysde.config import loading
+from raysde.data.dataset.precomputed import PrecomputedFile, TextEmbeddings
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child_path
@@ -68,7 +81,6 @@ def launched(monkeypatch, recipe):
                 return SimpleNamespace(return_value=returned)
 
         monkeypatch.setattr(train, "TorchTrainer", Trainer)
-        monkeypatch.setattr(train, "DataConfig", lambda execution_options: execution_options)
         monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: None)
         opened = open_run(loading.parse_recipe(recipe(**changes)))
         run_worker_group(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
@@ -86,8 +98,7 @@ def test_every_setting_reaches_ray_train(launched):
     assert running.failure_config.max_failures == 0  # raysde counts every failure in one place, see below
     assert running.checkpoint_config.num_to_keep is None  # workers delete older checkpoints themselves
     assert made["torch_config"].backend == "gloo"
-    assert set(made["datasets"]) == {"train"}
-    assert made["dataset_config"].preserve_order
+    assert "datasets" not in made  # workers run data sets of their own
     told = made["train_loop_config"]
     assert loading.parse_recipe(told["recipe"]) == run.config
     assert (told["tracking_uri"], told["run_id"], told["threads"], told["started"]) == ("sqlite:///x", "abc", 3, 5.0)
@@ -99,7 +110,15 @@ def test_workers_on_gpus_talk_by_nccl_and_may_read_for_themselves(launched):
     assert made["torch_config"].backend == "nccl"
     assert made["scaling_config"].use_gpu
     assert made["scaling_config"].resources_per_worker == {"CPU": 2, "GPU": 1}
-    assert made["datasets"] == {}
+
+
+@pytest.mark.parametrize(
+    ("stream", "labels", "expected"),
+    [("ray", {"raysde": "data"}, {"raysde": "!data"}), ("worker", {"raysde": "data"}, None), ("ray", None, None)],
+)
+def test_workers_avoid_the_nodes_for_data_tasks(launched, stream, labels, expected):
+    made, _ = launched(Share(1, False), data__stream=stream, data__nodes=labels)
+    assert made["scaling_config"].label_selector == expected
 
 
 def test_a_failure_that_a_worker_returns_is_the_runs(launched):
@@ -269,19 +288,18 @@ def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, 
 
 
 def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypatch, capsys):
-    """The group starts again from the checkpoint before it, without using up max_failures; the stream and the workers
-    learn of it. The same fault for a second time is a failure."""
+    """The group starts again from the checkpoint before it, without using up max_failures; the workers learn of
+    it. The same fault for a second time is a failure."""
     run = open_run(loading.parse_recipe(recipe(resources__max_failures=0, data__stream="ray")))
     state, place = new_state(run, World().device), Path(run.config.storage) / "small"
     for state.step in (3, 6):
         save_checkpoint(run, state, place, World())
     fault = "weights.safetensors in checkpoint small does not match its sha256 in checkpoint.json"
-    told, specs = [], []
+    told = []
 
     class Trainer:
         def __init__(self, worker, **given) -> None:
             told.append(dict(given["train_loop_config"]["damaged"]))
-            given["datasets"]["train"]()
 
         def fit(self):
             if len(told) == 1 or always:
@@ -290,13 +308,11 @@ def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypat
             return SimpleNamespace(return_value=None)
 
     monkeypatch.setattr(train, "TorchTrainer", Trainer)
-    monkeypatch.setattr(train, "make_stream_dataset", specs.append)
     monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: None)
     given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
     always = False
     run_worker_group(run, **given)
     assert told == [{}, {checkpoint.checkpoint_name(6): fault}]
-    assert [spec.start for spec in specs] == [6, 3]
     said = capsys.readouterr().err
     assert f"passed over a damaged checkpoint: {fault}; the newest whole one is step_000000003" in said
     assert "starting again" not in said
@@ -305,34 +321,59 @@ def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypat
         run_worker_group(run, **given)
 
 
-def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
-    """The stream is made anew for each group, from the newest step at that time."""
-    tree = recipe(**RESOURCES)
-    run, made = open_run(loading.parse_recipe(tree)), []
-    monkeypatch.setattr(train, "make_stream_dataset", made.append)
-    make = train.data_factory(run.config.model_dump(mode="json"))
-    make()
-    state = new_state(run, World().device)
-    for step in (9, 10):
-        state.step = step
-        save_checkpoint(run, state, Path(run.config.storage) / "small", World())
-        make()
-    assert [(spec.start, spec.stop) for spec in made] == [(0, 10), (9, 10), (10, 10)]
-    assert made[0].feed.plan == run.plan
-
-
-@pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])
-def test_the_stream_of_a_run(recipe, workers, spare):
-    """There are spare blocks for the maximum number of workers; a block has as many steps as its bytes allow."""
-    run = open_run(loading.parse_recipe(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
-    spec = stream_spec(run, 2)
-    assert (spec.start, spec.stop, spec.spare, spec.block_steps) == (2, 10, spare, 3)
-    assert (spec.path, spec.fingerprint, spec.feed) == (run.manifest.path, run.manifest.fingerprint, run.feed)
-    assert row_bytes(run) == 64  # grey, 8 x 8
+@pytest.mark.parametrize("start", [0, 9])
+def test_the_stream_of_a_run(recipe, start):
+    """Tasks get a reference to the run's data; a block has as many steps as its bytes allow."""
+    run = open_run(loading.parse_recipe(recipe(train__microbatch=4, data__block_steps=3, validation__rows=20)))
+    spec = stream_spec(run, start)
+    assert (spec.start, spec.stop, spec.block_steps, spec.block_bytes) == (start, 10, 3, 3 * 4 * 64)  # grey, 8 x 8
+    feed, reader = spec.data.open()
+    assert (feed.plan, feed.view, reader.manifest) == (run.plan, run.feed.view, run.manifest)
+    everything = np.arange(run.plan.rows)
+    assert np.array_equal(feed.rows[everything], run.feed.rows[everything])
+    assert spec.data.open()[1] is reader
     small = open_run(
         loading.parse_recipe(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012))
     )
     assert stream_spec(small, 0).block_steps == 4  # 4 rows of 64 bytes: 256 per step, 1200 in all
+
+
+def test_the_specification_of_a_task_is_small(recipe):
+    """It names precomputed embeddings by path and hash, whatever the number of their files."""
+    run = open_run(loading.parse_recipe(recipe()))
+    file = PrecomputedFile("train-00000.parquet", 4096, 1 << 28, "0" * 64)
+    text = TextEmbeddings(path="shards/text-0", encoder="t5", sha256="1" * 64, width=4096, max_tokens=77, dtype="fp16",
+                          fingerprint=run.manifest.fingerprint, files=(file,) * 50_000, empty=file)  # fmt: skip
+    sizes = [len(cloudpickle.dumps(stream_spec(replace(run, text=each), 0))) for each in (None, text)]
+    assert sizes[1] - sizes[0] < 200
+    assert max(sizes) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "labels", "expected"),
+    [
+        ([(3, 8e9, {})], 1, None, (1, 4e9)),
+        ([(3, 8e9, {})], 2, None, (1, 2e9)),
+        ([(16, 8e9, {}), (64, 32e9, {"raysde": "data"})], 4, None, (18, 5e9)),
+        ([(16, 8e9, {}), (64, 32e9, {"raysde": "data"})], 4, {"raysde": "data"}, (16, 4e9)),
+        ([(16, 8e9, {})], 4, {"raysde": "data"}, (1, 0.0)),
+    ],
+)
+def test_each_worker_has_its_part_of_the_data_tasks(recipe, nodes, workers, labels, expected):
+    """Workers of two CPUs each leave the rest to tasks, or leave them to the nodes with the labels of data.nodes."""
+    config = loading.parse_recipe(recipe(data__nodes=labels))
+    listed = [{"Resources": {"CPU": cpus, "object_store_memory": memory}, "Labels": found} for cpus, memory, found in nodes]  # fmt: skip
+    share = assign_data_share(config, listed, workers, 2)
+    assert (share.tasks, share.bytes, dict(share.nodes)) == (*expected, labels or {})
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "block", "held", "expected"),
+    [(100, 1, 4, 32), (34, 1, 4, 20), (10, 1, 4, 4), (5, 1, 4, 1), (0, 1, 4, 1)],
+)
+def test_slices_fit_their_share(megabytes, block, held, expected):
+    """One and a half slices and the blocks that a worker holds fit the share, if it has room for them at all."""
+    assert blocks_in_slice(DataShare(1, megabytes * 1e6), block * 1_000_000, held) == expected
 
 
 @pytest.mark.parametrize(
@@ -362,6 +403,32 @@ def test_a_survey_counts_what_lives(monkeypatch, address, joined):
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert survey_cluster() == Cluster(12, 3, 2, joined)
+
+
+def test_nodes_for_data_tasks_are_not_counted_for_workers(monkeypatch):
+    """Nor do the other nodes keep a CPU for data tasks, in a cluster that counts no CPU too many."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}, "Labels": {"ray.io/node-id": "a"}},
+             {"Alive": True, "Resources": {"CPU": 64.0}, "Labels": {"raysde": "data", "ray.io/node-id": "b"}}]  # fmt: skip
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 72.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    apart = survey_cluster({"raysde": "data"})
+    assert apart == Cluster(8, 1, 1, joined=True, apart=True)
+    assert [survey_cluster(labels).spare("ray") for labels in (None, {"raysde": "data"}, {"no": "node"})] == [70, 8, 70]
+    assert Cluster(8, apart=True).spare("ray") == 7
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_labels_that_no_node_has_are_named(recipe, capsys, joined):
+    config, said = loading.parse_recipe(recipe(data__nodes={"raysde": "data"}, data__stream="ray")), "data.nodes: no node has the labels"  # fmt: skip
+    check_data_nodes(config, Cluster(8, joined=joined, apart=True))
+    assert not capsys.readouterr().out
+    if joined:
+        check_data_nodes(config, Cluster(8, joined=True))
+        assert said in capsys.readouterr().out
+    else:
+        with pytest.raises(ValueError, match=said):
+            check_data_nodes(config, Cluster(8))
 
 
 @pytest.mark.parametrize(
@@ -494,7 +561,7 @@ def jobs(monkeypatch, recipe, tmp_path, empty_store):
     monkeypatch.setattr(job, "run_worker_group", bare)
     monkeypatch.setattr(job, "connect", lambda: None)
     monkeypatch.setattr(job, "list_live_nodes", lambda: [{}])
-    monkeypatch.setattr(train, "survey_cluster", lambda: Cluster(9))
+    monkeypatch.setattr(train, "survey_cluster", lambda *_: Cluster(9))
 
     def run(**changes):
         settings = {"tracking__uri": "sqlite:///mlflow.db", "train__length__steps": 4, "checkpoint_every": 2}

@@ -98,8 +98,8 @@ def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
     batches = [batch for step in read_batches(run.feed, Reader(manifest, latents=derived), 0, 3) for batch in step]
     moments = LatentMoments(derived, manifest)
-    table = to_table(batches, 60, {"moments": NUMBERS["fp32"]})
-    assert to_table([], 60, {"moments": NUMBERS["fp32"]}).schema == table.schema
+    table = to_table(batches, {"moments": NUMBERS["fp32"]})
+    assert to_table([], {"moments": NUMBERS["fp32"]}).schema == table.schema
     for batch, twin in zip(batches, from_table(table, 1), strict=True):
         assert np.array_equal(batch.moments.numpy(), moments.read(batch.rows))
         assert torch.equal(batch.moments, twin.moments)

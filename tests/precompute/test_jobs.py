@@ -251,15 +251,15 @@ def test_an_unfinished_folder_is_passed_over(own, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_blocks_carry_vectors(tmp_path, dtype):
-    """An Arrow table keeps vectors and masks, also if lengths differ or rows are blank."""
+    """An Arrow table keeps vectors and masks, also if lengths differ."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
     run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
     reader, numbers = Reader(manifest, text=run.text), {"context": NUMBERS[dtype]}
     batches = [batch for step in read_batches(run.feed, reader, 0, 2) for batch in step]
     assert len({batch.context.shape[1] for batch in batches}) > 1
-    table = to_table(batches, 40, numbers)
-    assert to_table([], 40, numbers).schema == table.schema
+    table = to_table(batches, numbers)
+    assert to_table([], numbers).schema == table.schema
     found = list(from_table(table, 1))
     assert len(found) == len(batches) == 16
     for got, sent in zip(found, batches, strict=True):

@@ -14,13 +14,23 @@ TAR = "tests/data/ingest/test_sources_tar.py"
 REPETITIONS = "tests/data/ingest/test_repetitions.py"
 TABLE = "tests/data/dataset/test_shard_table.py"
 VERIFY = "tests/data/dataset/test_verify.py"
+BLOCKS = "tests/data/batches/test_blocks.py"
+REFERENCE = "tests/data/batches/test_reference.py"
 
 MUTANTS = [
+    Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
+    Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),
+    Mutant("any microbatch for the one expected", "raysde.data.batches.blocks:group_by_step", "if found != [(step, index) for index in mine]:", "if len(found) < len(mine):", BLOCKS),
+    Mutant("blocks after the end passed over", "raysde.data.batches.blocks:group_by_step", "if next(blocks, None) is not None:", "if False:", BLOCKS),
+    Mutant("precomputed values that changed under a run", "raysde.data.batches.reference:DerivedReference.open", " or hash_contents(found) != self.contents", "", REFERENCE),
+    Mutant("the same contents for other files", "raysde.data.dataset.precomputed:hash_contents", "*(file.sha256 for file in derived.all_files)", "", REFERENCE),
+    Mutant("another order's rows in the tasks", "raysde.data.batches.reference:_open_reference", "reference.rows(rows.layouts, rows.held)", "rows", REFERENCE),
+    Mutant("one item ahead instead of several", "raysde.data.batches.prefetch:fetch_ahead", "for _ in range(ahead)", "for _ in range(1)", "tests/data/batches/test_prefetch.py"),
     Mutant("all microbatches of a block with the first's pixels", "raysde.data.batches.arrow:read_pixels", "offset=int(ends[0]))", "offset=0)", READER + " -k 'blocks'"),
     Mutant("a slice of a block read from its beginning", "raysde.data.batches.arrow:read_pixels", "[images.offset + begin : images.offset + end + 1]", "[begin : end + 1]", READER + " -k 'blocks'"),
     Mutant("two microbatches of a step taken for one", "raysde.data.batches.arrow:from_table", " & (index[begin:] == index[begin])", "", READER + " -k 'blocks'"),
-    Mutant("widths for heights in a block", "raysde.data.batches.arrow:to_table", "batch.images.shape[2]) for batch", "batch.images.shape[3]) for batch", READER + " -k 'buckets'"),
-    Mutant("a canvas painted over", "raysde.data.batches.arrow:Canvas.take", "start, self.used = self.used, self.used + math.prod(shape)", "start, self.used = 0, self.used + math.prod(shape)", "tests/cluster_without_ray/test_stream.py"),
+    Mutant("widths for heights in a block", "raysde.data.batches.arrow:to_table", "batch.images.shape[2] for batch", "batch.images.shape[3] for batch", READER + " -k 'buckets'"),
+    Mutant("a canvas painted over", "raysde.data.batches.arrow:Canvas.take", "start, self.used = self.used, self.used + math.prod(shape)", "start, self.used = 0, self.used + math.prod(shape)", "tests/data/batches/test_blocks.py"),
     Mutant("microbatches of a step cropped alike", "raysde.data.batches.microbatch:Feed.read", "draw_uniforms(self.plan.seed, step, index, len(chosen))", "draw_uniforms(self.plan.seed, step, 0, len(chosen))", READER + " -k 'own'"),
     Mutant("every part of the held-out rows is the first", "raysde.data.batches.microbatch:held_out_batches", "yield make_microbatch(0, index, part,", "yield make_microbatch(0, 0, part,", READER + " -k 'held_out'"),
     Mutant("held-out rows left over by the ranks", "raysde.data.batches.microbatch:held_out_batches", "for start in range(0, len(alike), size):", "for start in range(0, len(alike) - size + 1, size):", READER + " -k 'held_out'"),
@@ -37,8 +47,9 @@ MUTANTS = [
     Mutant("the short chunk one row longer", "raysde.data.batches.plan:_shuffle_chunks", "beyond = places >= border + rest", "beyond = places > border + rest", PLAN),
     Mutant("the short chunk always first", "raysde.data.batches.plan:_shuffle_chunks", "border = key(seed, CHUNKS, 0) % (full + 1) * chunk", "border = 0", PLAN),
     Mutant("epochs counted in microbatches", "raysde.data.batches.plan:Plan.epoch", "return step * self.batch / self.rows", "return step * self.microbatch / self.rows", PLAN),
-    Mutant("the last run of steps past the end", "raysde.data.batches.plan:split_steps", "yield first, min(first + steps, stop)", "yield first, first + steps", PLAN),
-    Mutant("a rank's microbatches as neighbours", "raysde.data.batches.plan:Plan.of_rank", "list(range(rank, self.microbatches, world))", "list(range(self.microbatches))[rank * self.microbatches // world : (rank + 1) * self.microbatches // world]", "tests/cluster_without_ray/test_stream.py"),
+    Mutant("the last segment past the end", "raysde.data.batches.plan:split_steps", "min((start // steps + 1) * steps, stop)", "(start // steps + 1) * steps", PLAN),
+    Mutant("segments from the step of a restart", "raysde.data.batches.plan:split_steps", "(start // steps + 1) * steps", "start + steps", BLOCKS),
+    Mutant("a rank's microbatches as neighbours", "raysde.data.batches.plan:Plan.of_rank", "list(range(rank, self.microbatches, world))", "list(range(self.microbatches))[rank * self.microbatches // world : (rank + 1) * self.microbatches // world]", "tests/data/batches/test_blocks.py"),
     Mutant("classes 10 before 9", "raysde.data.classes:order_labels", "for value in sorted(spellings)]", "for value in sorted(spellings, key=str)]", CLASSES + " -k 'label_order'"),
     Mutant("class10 before class2", "raysde.data.classes:order_labels", "key=_natural_key", "key=str", CLASSES + " -k 'label_order'"),
     Mutant("a class number for the name that looks like it", "raysde.data.classes:class_numbers", "if isinstance(label, str):", "if isinstance(label, str) and not label.isdecimal():", CLASSES + " -k 'numerals'"),

@@ -1,21 +1,17 @@
 """Conversion of microbatches to Arrow tables, the stream's blocks, and back without copying pixels.
 
-A block holds one microbatch index for a range of steps. All blocks have the same number of rows, so that they can be
-assigned to workers in turn; rows beyond the end of the run are blank.
+A block holds one microbatch index for a range of steps.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from raysde.data.batches.microbatch import Microbatch, mask_first
-
-BLANK = -1
-"""Step number of blank rows."""
 
 # pixels in shared memory are read-only, and no code here writes to a microbatch
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -35,12 +31,9 @@ class Canvas:
 
 
 def to_table(
-    batches: list[Microbatch],
-    rows: int,
-    numbers: Mapping[str, np.dtype] | None = None,
-    canvas: Canvas | None = None,
+    batches: list[Microbatch], numbers: Mapping[str, np.dtype] | None = None, canvas: Canvas | None = None
 ) -> pa.Table:
-    """Return microbatches as an Arrow table, with blank rows up to ``rows`` rows in all.
+    """Return microbatches as an Arrow table with a row for each image.
 
     Args:
         numbers: name and dtype of the precomputed fields of the microbatches.
@@ -53,59 +46,56 @@ def to_table(
     else:
         data = canvas.memory[: canvas.used]
     sizes = np.concatenate([nothing, *(np.full(len(each), each[0].numel()) for each in pixels)]).astype(np.int64)
-    blank = rows - len(sizes)
-    offsets = np.concatenate([[0], np.cumsum(sizes), np.full(blank, len(data))]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers)
+    images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), buffers)
 
-    def fill_column(values: list[np.ndarray], otherwise: int) -> np.ndarray:
-        return np.concatenate([*values, np.full(blank, otherwise)]).astype(np.int64)
+    def fill_column(values: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([nothing, *values]).astype(np.int64)
 
-    def each(name: str) -> list[np.ndarray]:
-        return [np.full(len(batch.rows), getattr(batch, name)) for batch in batches]
+    def repeat(values: Iterable[int]) -> np.ndarray:
+        return fill_column([np.full(len(batch.rows), value) for batch, value in zip(batches, values, strict=True)])
 
-    heights = [np.full(len(batch.rows), batch.images.shape[2]) for batch in batches]
     return pa.table(
         {
             "image": images,
-            "height": fill_column(heights, 0),
-            "caption": [*(caption for batch in batches for caption in batch.captions), *[""] * blank],
-            "label": fill_column([batch.labels.numpy() for batch in batches], -1),
-            "row": fill_column([batch.rows for batch in batches], -1),
-            "step": fill_column(each("step"), BLANK),
-            "index": fill_column(each("index"), 0),
-            **_numbers_columns(batches, blank, numbers or {}),
+            "height": repeat(batch.images.shape[2] for batch in batches),
+            "caption": pa.array([caption for batch in batches for caption in batch.captions], pa.string()),
+            "label": fill_column([batch.labels.numpy() for batch in batches]),
+            "row": fill_column([batch.rows for batch in batches]),
+            "step": repeat(batch.step for batch in batches),
+            "index": repeat(batch.index for batch in batches),
+            **_numbers_columns(batches, numbers or {}),
         }
     )
 
 
-def _numbers_columns(batches: list[Microbatch], blank: int, numbers: Mapping[str, np.dtype]) -> dict[str, pa.Array]:
+def _numbers_columns(batches: list[Microbatch], numbers: Mapping[str, np.dtype]) -> dict[str, pa.Array]:
     """Return two columns for each precomputed field, flat values and shape of each row, and ``tokens`` for contexts."""
     columns: dict[str, pa.Array] = {}
     for name, dtype in numbers.items():
         found = [getattr(batch, name).numpy() for batch in batches]
         shapes = [list(each.shape[1:]) for each in found for _ in each]
-        sizes = [each[0].size for each in found for _ in each] + [0] * blank
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum([each[0].size for each in found for _ in each])]).astype(np.int64)
         flat = [np.empty(0, dtype), *(each.reshape(-1) for each in found)]
         data = flat[1] if len(flat) == 2 else np.concatenate(flat)
         columns[name] = pa.LargeListArray.from_arrays(offsets, pa.array(data))
-        columns[f"{name}_shape"] = pa.array(shapes + [[]] * blank, pa.list_(pa.int64()))
+        columns[f"{name}_shape"] = pa.array(shapes, pa.list_(pa.int64()))
     if "context" in numbers:
         masks = [batch.context_mask.sum(dim=1).numpy() for batch in batches if batch.context_mask is not None]
-        columns["tokens"] = pa.array(np.concatenate([*masks, np.zeros(blank)]).astype(np.int64))
+        columns["tokens"] = pa.array(np.concatenate([np.empty(0), *masks]).astype(np.int64))
     return columns
 
 
 def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
-    """Yield the microbatches of a block, without blank rows; their images, [B, C, H, W], share the block's memory."""
+    """Yield the microbatches of a block; their images, [B, C, H, W], share the block's memory."""
     table = table.combine_chunks()
     step, index, row, label, height = (
         table.column(name).to_numpy() for name in ("step", "index", "row", "label", "height")
     )
     images = table.column("image").chunk(0) if table.num_rows else None
     begin = 0
-    while begin < len(step) and step[begin] != BLANK:
+    while begin < len(step):
         same = (step[begin:] == step[begin]) & (index[begin:] == index[begin])
         end = begin + (len(same) if same.all() else int(np.argmin(same)))
         yield Microbatch(

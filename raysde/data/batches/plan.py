@@ -159,6 +159,7 @@ def _shuffle_chunks(places: np.ndarray, rows: int, chunk: int, seed: int) -> np.
 
 
 def split_steps(start: int, stop: int, steps: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, stop) of consecutive ranges of ``steps`` steps in [start, stop); the last may be shorter."""
-    for first in range(start, stop, steps):
-        yield first, min(first + steps, stop)
+    """Yield (first, stop) of consecutive ranges in [start, stop), cut at the multiples of ``steps``."""
+    while start < stop:
+        first, start = start, min((start // steps + 1) * steps, stop)
+        yield first, start

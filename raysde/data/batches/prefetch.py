@@ -1,5 +1,6 @@
 """Prefetching: read the next step's microbatches and copy them to the device while the current step is trained."""
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,19 +12,18 @@ from raysde.data.batches.microbatch import Microbatch
 Item = TypeVar("Item")
 
 
-def fetch_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Return an iterator of the same items, with a thread that fetches the next item while one is in use.
+def fetch_ahead(items: Iterator[Item], ahead: int = 1) -> Iterator[Item]:
+    """Return an iterator of the same items, with a thread that fetches the next ``ahead`` items while one is in use.
 
     The first item is fetched at once. An error in ``items`` is raised instead of the item that failed.
     """
     pool = ThreadPoolExecutor(1, "fetch")
-    upcoming = pool.submit(_next_item, items)
+    upcoming = deque(pool.submit(_next_item, items) for _ in range(ahead))
 
     def hand_out() -> Iterator[Item]:
-        nonlocal upcoming
         try:
-            while found := upcoming.result():
-                upcoming = pool.submit(_next_item, items)
+            while found := upcoming.popleft().result():
+                upcoming.append(pool.submit(_next_item, items))
                 yield found[0]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

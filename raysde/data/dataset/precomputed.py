@@ -143,6 +143,12 @@ def hash_identity(sha256: str, *settings: object) -> str:
     return hashlib.sha256(json.dumps([sha256, *settings]).encode()).hexdigest()[:12]
 
 
+def hash_contents(derived: Derived) -> str:
+    """Return the hash of a folder's encoder and files: 16 hexadecimal digits."""
+    said = "".join([derived.sha256, derived.fingerprint, *(file.sha256 for file in derived.all_files)])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
 def derived_folder(kind: PrecomputedKind, shards: str, identity: str) -> str:
     """Return the path or URI of the precomputed folder with an ID, inside the folder ``shards``."""
     return child_path(shards, f"{kind}-{identity}")

@@ -49,6 +49,16 @@ def test_the_first_is_fetched_before_anybody_asks_and_each_next_one_while_its_pr
     items.close()
 
 
+def test_several_items_are_fetched_ahead():
+    source = Recorded(9)
+    items = fetch_ahead(iter(source), 3)
+    for number in range(3):
+        assert next(items) == number
+        assert source.reached[number + 3].wait(WAIT)
+        assert source.taken == list(range(number + 4))
+    assert list(items) == [3, 4, 5, 6, 7, 8]
+
+
 def test_an_error_is_raised_in_its_place():
     items = fetch_ahead(iter(Recorded(5, error_at=2)))
     assert [next(items), next(items)] == [0, 1]

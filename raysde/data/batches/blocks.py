@@ -1,0 +1,110 @@
+"""The blocks of a run's stream: the microbatches in each, how any process makes one, and how a worker regroups them.
+
+A block holds the microbatches of one index for the steps of a segment. Segments begin at multiples of their length, so
+that a worker group which resumes elsewhere, or with another number of workers, makes the same blocks. Each worker needs
+only the blocks of its own microbatches. Processes that make blocks import this module, and neither Ray nor networks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+
+from raysde.data.batches.arrow import Canvas, to_table
+from raysde.data.batches.microbatch import Microbatch, make_microbatch
+from raysde.data.batches.plan import Plan, split_steps
+from raysde.data.batches.reference import DataReference
+from raysde.data.dataset.precomputed import NUMBERS
+from raysde.data.dataset.reader import Reader
+
+
+@dataclass(frozen=True)
+class Block:
+    """The steps ``first`` to ``stop - 1`` of microbatch ``index``."""
+
+    first: int
+    stop: int
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """All settings that a task needs to make any block of a stream, in a few kilobytes.
+
+    Attributes:
+        data: reference to the data set, the batch plan and the view of the images.
+        start, stop: first step of the stream, and the step after its last.
+        block_steps: steps per segment.
+        row_bytes: size of a row in a block.
+    """
+
+    data: DataReference
+    start: int
+    stop: int
+    block_steps: int
+    row_bytes: int = 1
+
+    @property
+    def plan(self) -> Plan:
+        return self.data.plan
+
+    @property
+    def block_bytes(self) -> int:
+        """Size of a full block."""
+        return self.block_steps * self.plan.microbatch * self.row_bytes
+
+    def segments(self) -> Iterator[tuple[int, int]]:
+        """Yield the first step of each segment of the stream, and the step after its last."""
+        return split_steps(self.start, self.stop, self.block_steps)
+
+    def blocks_of(self, rank: int, world: int) -> Iterator[Block]:
+        """Yield the blocks of one of ``world`` ranks in their order; there may be millions.
+
+        Raises:
+            ValueError: if there are more workers than microbatches.
+        """
+        mine = self.plan.of_rank(rank, world)
+        return (Block(first, stop, index) for first, stop in self.segments() for index in mine)
+
+
+def make_block(spec: StreamSpec, block: Block) -> pa.Table:
+    """Return a block as a table, see :func:`raysde.data.batches.arrow.to_table`."""
+    feed, reader = spec.data.open()
+    canvas = Canvas((block.stop - block.first) * spec.plan.microbatch * reader.largest(feed.view))
+    batches = [
+        make_microbatch(step, block.index, *feed.read(reader, step, block.index, canvas.take))
+        for step in range(block.first, block.stop)
+    ]
+    return to_table(batches, _list_numbers(reader), canvas)
+
+
+def _list_numbers(reader: Reader) -> dict[str, np.dtype]:
+    """Return the dtype of each precomputed tensor in a block, by its name."""
+    found = {"context": reader.contexts, "moments": reader.moments}
+    return {name: NUMBERS[each.derived.dtype] for name, each in found.items() if each is not None}
+
+
+def group_by_step(
+    blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
+) -> Iterator[list[Microbatch]]:
+    """Regroup the blocks of ``rank`` in their order, and yield the microbatches of each step.
+
+    Raises:
+        ValueError: if there are more workers than microbatches, or a block is missing, comes twice or out of order.
+    """
+    mine = spec.plan.of_rank(rank, world)
+    for first, stop in spec.segments():
+        parts = list(islice(blocks, len(mine)))
+        for step in range(first, stop):
+            batches = [part[step - first] for part in parts if step - first < len(part)]
+            found = [(batch.step, batch.index) for batch in batches]
+            if found != [(step, index) for index in mine]:
+                raise ValueError(
+                    f"the data stream does not follow the plan: rank {rank} expected microbatches {mine} of step "
+                    f"{step}, got {found}"
+                )
+            yield batches
+    if next(blocks, None) is not None:
+        raise ValueError(f"the data stream does not follow the plan: rank {rank} got blocks beyond step {spec.stop}")

@@ -1,0 +1,86 @@
+"""A reference of a few hundred bytes to a run's rows, from which any process opens them once."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
+
+from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.plan import Plan
+from raysde.data.dataset.layout import Rows
+from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, hash_contents, read_derived
+from raysde.data.dataset.reader import Reader, open_dataset_reader
+from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.view import View
+
+DerivedT = TypeVar("DerivedT", TextEmbeddings, Latents)
+
+
+@dataclass(frozen=True)
+class DerivedReference:
+    """Path of a folder of precomputed values, and the hash of its contents."""
+
+    path: str
+    contents: str
+
+    @classmethod
+    def of(cls, derived: Derived | None) -> "DerivedReference | None":
+        return None if derived is None else cls(derived.path, hash_contents(derived))
+
+    def open(self, kind: type[DerivedT]) -> DerivedT:
+        """Return the folder's manifest.
+
+        Raises:
+            ValueError: if the folder no longer has these contents.
+        """
+        found = read_derived(self.path)
+        if not isinstance(found, kind) or hash_contents(found) != self.contents:
+            raise ValueError(f"{self.path} was changed while it was in use; restore it, or start a new run")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReference:
+    """A data set with the plan of a run over it.
+
+    A process of a cluster gets this reference with every task. It opens the data set once, and derives the rows to
+    train on from the two settings that chose the held-out rows.
+
+    Attributes:
+        path, fingerprint: location and content hash of the data set.
+        plan, view: order of the rows, and crop settings of their images.
+        validation, split_seed: number of held-out rows, and seed of their choice, see
+            :func:`raysde.data.dataset.split.split_rows`.
+        rows: class that maps the plan's positions to row numbers.
+        text, latents: precomputed embeddings and latents to read, if any.
+    """
+
+    path: str
+    fingerprint: str
+    plan: Plan
+    view: View = field(default_factory=View)
+    validation: int | None = 0
+    split_seed: int = 0
+    rows: type[Rows] = Rows
+    text: DerivedReference | None = None
+    latents: DerivedReference | None = None
+
+    def open(self) -> tuple[Feed, Reader]:
+        """Return the microbatches and this process's reader; repeated calls return the same ones.
+
+        Raises:
+            ValueError: if the data set, or a folder of precomputed values, was changed.
+        """
+        return _open_reference(self)
+
+
+@lru_cache(maxsize=2)
+def _open_reference(reference: DataReference) -> tuple[Feed, Reader]:
+    text, latents = reference.text, reference.latents
+    reader = open_dataset_reader(
+        reference.path,
+        reference.fingerprint,
+        None if text is None else text.open(TextEmbeddings),
+        None if latents is None else latents.open(Latents),
+    )
+    rows, _ = split_rows(reader.manifest, reference.validation, reference.split_seed)
+    return Feed(reference.plan, reference.rows(rows.layouts, rows.held), reference.view), reader

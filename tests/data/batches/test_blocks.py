@@ -1,0 +1,138 @@
+"""The training stream without a cluster: blocks as its tasks make them, and as each worker regroups them."""
+
+import pickle
+import tracemalloc
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raysde.cluster.stream import steps_in_block
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.batches.plan import Plan
+from raysde.data.batches.reference import DataReference
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.view import View
+
+START, STOP, STEPS = 4, 11, 3
+
+
+@pytest.fixture(scope="module")
+def spec(digits) -> StreamSpec:
+    """Return a stream with six microbatches per step; its first and last segment are one step short."""
+    view = View(shape=(6, 6), crop="random", scale=(0.5, 1.0))
+    data = DataReference(path=digits.path, fingerprint=digits.fingerprint, view=view, validation=digits.rows - 180,
+                         plan=Plan(rows=180, batch=24, microbatch=4, seed=1), split_seed=1)  # fmt: skip
+    return StreamSpec(data=data, start=START, stop=STOP, block_steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def blocks(spec) -> dict[Block, pa.Table]:
+    return {block: make_block(spec, block) for block in spec.blocks_of(0, 1)}
+
+
+def sent(spec, blocks, rank, world):
+    return [list(from_table(blocks[block], 1)) for block in spec.blocks_of(rank, world)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6])
+def test_blocks_hold_each_microbatch_of_each_step_once(spec, world):
+    """All ranks together ask for every microbatch of every step once, each for those of the bare loop."""
+    held = [
+        (step, block.index)
+        for rank in range(world)
+        for block in spec.blocks_of(rank, world)
+        for step in range(block.first, block.stop)
+    ]
+    assert sorted(held) == [(step, index) for step in range(START, STOP) for index in range(6)]
+    for rank in range(world):
+        assert {block.index for block in spec.blocks_of(rank, world)} == set(spec.plan.of_rank(rank, world))
+
+
+def test_segments_do_not_depend_on_the_step_of_a_restart(spec):
+    """A stream that begins later makes the blocks of the longer stream, from its first whole segment on."""
+    assert list(spec.segments()) == [(4, 6), (6, 9), (9, 11)]
+    assert list(replace(spec, start=5).segments()) == [(5, 6), (6, 9), (9, 11)]
+    assert list(replace(spec, start=STOP).segments()) == []
+
+
+def test_a_million_steps_are_not_counted_beforehand(spec):
+    """The first blocks of a long run are known at once, and the specification is no larger than that of a short one."""
+    long = replace(spec, stop=10**12)
+    assert list(islice(long.blocks_of(0, 1), 6)) == list(islice(spec.blocks_of(0, 1), 6))
+    assert len(pickle.dumps(long)) - len(pickle.dumps(spec)) < 16
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, world):
+    """Microbatches equal those of the bare loop for any number of workers, also if ranks have unequal shares."""
+    whole = {
+        (one.step, one.index): one
+        for step in read_batches(spec.data.open()[0], Reader(digits), START, STOP)
+        for one in step
+    }
+    for rank in range(world):
+        steps = list(group_by_step(iter(sent(spec, blocks, rank, world)), spec, rank, world))
+        assert len(steps) == STOP - START
+        for step, found in enumerate(steps, START):
+            places = [(one.step, one.index) for one in found]
+            assert places == [(step, index) for index in spec.plan.of_rank(rank, world)]
+            for one in found:
+                twin = whole.pop((one.step, one.index))
+                assert np.array_equal(one.rows, twin.rows)
+                assert np.array_equal(one.images, twin.images)
+                assert one.captions == twin.captions
+    assert not whole
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda mine: mine[1:],
+        lambda mine: mine[:-1],
+        lambda mine: [mine[1], mine[0], *mine[2:]],
+        lambda mine: [mine[0], *mine],
+        lambda mine: [*mine, mine[-1]],
+        lambda mine: [mine[0][::-1], *mine[1:]],
+        lambda mine: [mine[0][:-1], *mine[1:]],
+        lambda mine: [*mine[:3], *mine[6:]],
+    ],
+    ids=["late", "cut", "swapped", "twice", "beyond", "reversed", "short", "hole"],
+)
+def test_a_stream_that_is_not_the_plan_is_refused(spec, blocks, harm):
+    """A block is missing, comes twice, or is of other steps: no step is trained on another step's rows."""
+    mine = sent(spec, blocks, 0, 2)
+    with pytest.raises(ValueError, match="does not follow the plan: rank 0 "):
+        list(group_by_step(iter(harm(mine)), spec, 0, 2))
+
+
+def test_a_stream_of_another_rank_is_refused(spec, blocks):
+    with pytest.raises(ValueError, match=r"rank 0 expected microbatches \[0, 2, 4\] of step 4, got \[\(4, 1\), "):
+        next(group_by_step(iter(sent(spec, blocks, 1, 2)), spec, 0, 2))
+
+
+def test_pixels_are_decoded_into_the_block_and_not_copied(spec):
+    """A block of 12 images of 256 x 256 takes the memory of its pixels once, and microbatches are views of it."""
+    large = replace(spec, data=replace(spec.data, view=View(shape=(256, 256))))
+    block = Block(6, 9, 0)
+    make_block(large, block)  # opens the data set
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    table = make_block(large, block)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = 12 * 256 * 256
+    assert size <= peak + pa.total_allocated_bytes() - arrow < 1.3 * size
+    pixels = table.column("image").chunk(0).buffers()[2]
+    for batch in from_table(table, 1):
+        assert pixels.address <= batch.images.data_ptr() < pixels.address + pixels.size
+
+
+def test_blocks_hold_what_fits():
+    assert steps_in_block((1, 8, 8), 128, 8.0, 64) == 64
+    assert steps_in_block((3, 256, 256), 128, 8.0, 64) == 1
+    assert steps_in_block((3, 32, 32), 128, 8.0, 64) == 20
