@@ -10,6 +10,7 @@ from raysde.io.amounts import amount
 
 if TYPE_CHECKING:
     from raysde.data.dataset.manifest import Manifest
+    from raysde.data.dataset.verify import Verification
 
 COMPARED = {
     "hash": "sizes, columns and hashes",
@@ -77,7 +78,7 @@ def check_shards(manifest: "Manifest", *, fast: bool) -> Iterator[str]:
         from raysde.cluster.verify import verify_data as verify
     else:
         verify = verify_here
-    chosen = "hash" if not fast else "schema" if is_local(manifest.path) else "listing"
+    chosen: Verification = "hash" if not fast else "schema" if is_local(manifest.path) else "listing"
     remarks = verify(manifest, (), chosen)
     yield f"checked        {COMPARED[chosen]} of all shards"
     yield from remarks

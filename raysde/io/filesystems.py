@@ -71,7 +71,7 @@ def read_bytes(path: str) -> bytes:
         return bytes(source.read())
 
 
-def write_bytes(path: str, content: bytes) -> None:
+def write_bytes(path: str, content: bytes | memoryview) -> None:
     """Write a file atomically: a local file by :func:`write_atomically`, a remote file by one upload."""
     system, inside = open_filesystem(path)
     if isinstance(system, pafs.LocalFileSystem):

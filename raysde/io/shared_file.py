@@ -5,8 +5,8 @@ import hashlib
 import mmap
 import os
 import tempfile
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -62,6 +62,6 @@ def _is_copy(copy: Path, sha256: str) -> bool:
         return _hash(source) == sha256
 
 
-def _hash(source: BinaryIO) -> str:
+def _hash(source: BufferedReader) -> str:
     """Return the hash of an open file. It is read and not mapped, so that its pages stay out of this process."""
     return hashlib.file_digest(source, "sha256").hexdigest()

@@ -65,7 +65,9 @@ class Ingest(Task):
         self.source = open_source(str(folder / "images"), part_rows=2)
         self.rules = Rules(channels=3, size=8, shard_rows=1)
         monkeypatch.setattr(ingest, "connect", lambda: None)
-        monkeypatch.setattr(ingest, "_convert_parts", lambda *given: self.done(given[3], self.one))
+        monkeypatch.setattr(
+            ingest, "_convert_parts", lambda *given: (each for _, each in self.done(given[3], self.one))
+        )
 
     def one(self, unit: int):
         result = convert_part(self.source.parts[unit], unit, self.rules, str(self.out))

@@ -242,7 +242,7 @@ ELSEWHERE = {
     "data.path", "data.verify",  # test_data.py, test_row_groups.py
     "data.sigma_max_rows",  # test_objectives.py
     "data.precomputed",  # test_precompute.py
-    "data.stream", "data.block_megabytes", "data.block_steps",  # tests/cluster
+    "data.stream", "data.block_megabytes", "data.block_steps", "data.nodes",  # tests/cluster
     "train.compile",  # test_loop.py
     "keep_checkpoints",  # test_checkpoint.py
     "latent", "train.times", "text",  # nodes that are null

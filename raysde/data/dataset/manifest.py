@@ -164,7 +164,7 @@ def write_manifest(manifest: Manifest) -> None:
 
     A manifest of an older format is written in that format.
     """
-    content = {"format": manifest.format, "rows": manifest.rows}
+    content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
     if manifest.format < 4:
         content["shards"] = [_entry(shard) for shard in manifest.shards]

@@ -54,7 +54,8 @@ class Repetitions:
 
         The first ``MOST_NAMED`` groups are returned, by value, and the first ``MOST_NAMED`` rows of each.
         """
-        repeated, groups = 0, []
+        groups: list[np.ndarray] = []
+        repeated = 0
         for chunks in self._buckets():
             values, counts = _count_values(chunks)
             often = counts > 1
