@@ -55,7 +55,7 @@ class Cluster:
 
     Attributes:
         cpus, gpus: totals over all live nodes.
-        nodes: number of live nodes.
+        nodes: number of live nodes with a CPU; a head without one runs neither workers nor data tasks.
         joined: True if the cluster existed before this process. Such a cluster may grow: Ray does not say whether an
             autoscaler will provide the requested resources (ray-project/ray#37838). A cluster started by raysde counts
             one CPU more than the machine has.
@@ -86,7 +86,8 @@ def list_live_nodes() -> list[dict[str, Any]]:
 def survey_cluster() -> Cluster:
     """Return the resources of the cluster that this process is connected to."""
     found = ray.cluster_resources()
-    return Cluster(int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(list_live_nodes()), joins_existing_cluster())
+    nodes = sum(node["Resources"].get("CPU", 0) >= 1 for node in list_live_nodes())
+    return Cluster(int(found.get("CPU", 0)), int(found.get("GPU", 0)), max(1, nodes), joins_existing_cluster())
 
 
 def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
