@@ -5,6 +5,7 @@ RAYSDE_SOAK_SEED and RAYSDE_SOAK_FAULTS choose other faults and another number o
 
 import os
 import random
+from collections import Counter
 
 import pytest
 
@@ -17,18 +18,19 @@ MOST, FEWEST = 4, 2
 """Hosts; the first one is the head, whose loss ends a job."""
 CUT = 20.0
 """Seconds for which a link is cut."""
-STEPS_PER_FAULT = 60
+STEPS_PER_FAULT = 40
 """Length of the run for each fault; a run that ended before the last fault would show less."""
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600 + 240 * FAULTS)]
 
 
-def choose_fault(cluster: Cluster, draw: random.Random) -> str:
-    """Return a fault that leaves from FEWEST to MOST hosts."""
+def choose_fault(cluster: Cluster, done: Counter, draw: random.Random) -> str:
+    """Return one of the rarest kinds of faults so far that leave from FEWEST to MOST hosts."""
     kinds = ["cut"]
     kinds += ["kill", "drain"] if len(cluster.hosts) > FEWEST else []
     kinds += ["add"] if len(cluster.hosts) < MOST else []
-    return draw.choice(kinds)
+    fewest = min(done[kind] for kind in kinds)
+    return draw.choice([kind for kind in kinds if done[kind] == fewest])
 
 
 def disturb(cluster: Cluster, kind: str, draw: random.Random) -> str:
@@ -50,12 +52,15 @@ def test_random_faults_change_nothing(cluster, tmp_path):
     data = upload_digits(cluster, tmp_path / "shards")
     steps = STEPS_PER_FAULT * FAULTS + 2 * EVERY
     run = Submitted(
-        cluster, data, "soak", seconds=0.3, resources__workers=[1, MOST], resources__resize_every=10.0,
+        cluster, data, "soak", seconds=0.2, resources__workers=[1, MOST], resources__resize_every=10.0,
         train__length__steps=steps,
     )  # fmt: skip
+    done = Counter()
     for number in range(FAULTS):
         run.reach(run.newest() + EVERY, 300)
-        fault = disturb(cluster, choose_fault(cluster, draw), draw)
+        kind = choose_fault(cluster, done, draw)
+        done[kind] += 1
+        fault = disturb(cluster, kind, draw)
         print(f"fault {number + 1} near step {run.newest()}: {fault}; {len(cluster.hosts)} hosts", flush=True)
         assert cluster.status(run.job) == "RUNNING", cluster.output(run.job)
     cluster.wait_for_end(run.job, 1200)
