@@ -11,11 +11,12 @@ import ray.exceptions
 import ray.train
 from pyarrow.fs import FileType
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
+from raysde.cluster.elastic import TorchTrainer
 from raysde.cluster.resources import (
     Share,
     assign_share,

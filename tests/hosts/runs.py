@@ -43,14 +43,14 @@ class Submitted:
 
     def __init__(self, cluster: Cluster, data: Manifest, name: str, seconds: float = 0.1, **changes) -> None:
         self.cluster, self.name, self.journal = cluster, name, f"/tmp/{name}.jsonl"
-        self.tree = small_recipe(
-            data, Path("runs"), name=name, tracking__uri=cluster.services.tracking, train__microbatch=4,
-            validation__rows=0, sampling__every=0, checkpoint_every=EVERY, resources__cpus_per_worker=2,
-            resources__max_failures=100, data__block_steps=5,
-            network={"kind": "external", "factory": "tests.hosts.networks:Journalled",
-                     "kwargs": {"journal": self.journal, "seconds": seconds}},
-            **changes,
-        )  # fmt: skip
+        settings = {
+            "name": name, "tracking__uri": cluster.services.tracking, "train__microbatch": 4, "validation__rows": 0,
+            "sampling__every": 0, "checkpoint_every": EVERY, "resources__cpus_per_worker": 2,
+            "resources__max_failures": 100, "data__block_steps": 5,
+            "network": {"kind": "external", "factory": "tests.hosts.networks:Journalled",
+                        "kwargs": {"journal": self.journal, "seconds": seconds}},
+        }  # fmt: skip
+        self.tree = small_recipe(data, Path("runs"), **{**settings, **changes})
         self.tree["storage"] = cluster.services.uri("runs")
         self.run = open_run(loading.parse_recipe(self.tree))
         recipe = cluster.head.machine.folder / "tmp" / f"{name}.yaml"

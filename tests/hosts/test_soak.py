@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.hosts.cluster import Cluster
+from tests.hosts.cluster import CPUS, Cluster
 from tests.hosts.runs import EVERY, Submitted, bare_losses, close, upload_digits
 
 SEED = int(os.environ.get("RAYSDE_SOAK_SEED", "24"))
@@ -68,3 +68,13 @@ def test_random_faults_change_nothing(cluster, tmp_path):
     print(f"{repeated} of {steps} steps ran more than once; requests {cluster.services.counted()}")
     print("\n".join(line for line in cluster.output(run.job).splitlines() if "starting again" in line))
     assert run.losses() == close(bare_losses(run.run, run.tree, tmp_path / "bare"))
+
+
+def test_elastic_workers_leave_a_cpu_for_data(cluster, tmp_path):
+    """Workers that could take every CPU of the cluster still get data."""
+    data = upload_digits(cluster, tmp_path / "shards")
+    run = Submitted(
+        cluster, data, "greedy", resources__workers=[1, MOST], resources__cpus_per_worker=CPUS, train__length__steps=10
+    )
+    cluster.wait_for_end(run.job, 150)
+    assert run.check_rows() == 0
