@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test coverage test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures docs mutants clean help
+.PHONY: setup demo test coverage test-mathematics test-processes test-processors test-readme test-slow soak lint format bench conformance nfe pictures docs mutants clean help
 
 help:
-	@echo "make setup | demo | test | coverage | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | docs | mutants | clean"
+	@echo "make setup | demo | test | coverage | test-processors | test-readme | test-slow | soak | lint | format | bench | conformance | nfe | pictures | docs | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -21,7 +21,7 @@ demo: $(STAMP)
 
 # Two halves: the mathematics on all cores, one thread each unless OMP_NUM_THREADS says otherwise; then what starts
 # processes of its own. Both halves run and report, also when the first one fails.
-OWN_PROCESSES := tests/cluster tests/multiprocess tests/tracking/test_tracking.py tests/registry/test_serving.py
+OWN_PROCESSES := tests/cluster tests/hosts tests/multiprocess tests/tracking/test_tracking.py tests/registry/test_serving.py
 PYTEST := $(BIN)/python -m pytest
 WORKERS := auto
 test: $(STAMP)
@@ -61,6 +61,10 @@ test-slow: $(STAMP)
 	$(MAKE) --no-print-directory test-readme || status=1; \
 	$(PYTEST) -m slow tests || status=1; \
 	exit $$status
+
+# Hosts as network namespaces, of which 20 are killed, cut off, drained or added while a run trains; needs root.
+soak: $(STAMP)
+	$(PYTEST) -m soak -s tests/hosts
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

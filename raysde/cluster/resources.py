@@ -59,7 +59,7 @@ class Cluster:
 
     Attributes:
         cpus, gpus: totals over all live nodes.
-        nodes: number of live nodes.
+        nodes: number of live nodes with a CPU; a head without one runs neither workers nor data tasks.
         joined: True if the cluster existed before this process. Such a cluster may grow: Ray does not say whether an
             autoscaler will provide the requested resources (ray-project/ray#37838). A cluster started by raysde counts
             one CPU more than the machine has.
@@ -113,8 +113,10 @@ def survey_cluster(data_nodes: Mapping[str, str] | None = None) -> Cluster:
     """
     found, nodes, joined = ray.cluster_resources(), list_live_nodes(), joins_existing_cluster()
     apart = [node["Resources"] for node in nodes if data_nodes and has_labels(node, data_nodes)]
+    theirs = [node["Resources"] for node in nodes if not (data_nodes and has_labels(node, data_nodes))]
     cpus, gpus = (int(found.get(name, 0) - sum(each.get(name, 0) for each in apart)) for name in ("CPU", "GPU"))
-    return Cluster(cpus if "CPU" in found else 1, gpus, len(nodes) - len(apart), joined, bool(apart))
+    count = sum(each.get("CPU", 0) >= 1 for each in theirs)
+    return Cluster(cpus, gpus, max(1, count), joined, bool(apart))
 
 
 def has_labels(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -11,11 +11,12 @@ import ray.exceptions
 import ray.train
 from pyarrow.fs import FileType
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from raysde.checkpoints import storage
 from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster.connection import tell_driver
+from raysde.cluster.elastic import DataTasks, TorchTrainer
 from raysde.cluster.entry import train_worker
 from raysde.cluster.leaving import Departure, SaveBeforeResize
 from raysde.cluster.resources import (
@@ -203,6 +204,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
     return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=settings,
+        tasks=DataTasks(run.config.data.stream, run.config.data.nodes),
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]

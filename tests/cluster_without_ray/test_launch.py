@@ -397,8 +397,11 @@ def test_as_many_trials_run_at_once_as_fit(recipe, trials, cluster, changes, exp
 
 @pytest.mark.parametrize(("address", "joined"), [(None, False), ("local", False), ("auto", True)])
 def test_a_survey_counts_what_lives(monkeypatch, address, joined):
+    """A node without CPUs, such as a head that only coordinates, needs none reserved for data tasks."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 12.0, "GPU": 3.0, "memory": 1e9})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, True)])
+    cpus = [(6.0, True), (8.0, False), (0.0, True), (6.0, True)]
+    nodes = [{"Alive": alive, "Resources": {"CPU": each} if each else {}} for each, alive in cpus]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
