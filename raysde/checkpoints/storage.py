@@ -44,7 +44,7 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
         ValueError: if there are checkpoints and none is whole.
         RuntimeError: if the storage cannot be read.
     """
-    system, _ = open_filesystem(absolute_location(storage))
+    system, _ = open_filesystem(child_path(absolute_location(storage), name))
 
     def fetch_if_intact(each: Kept) -> Path:
         folder = Path(each.path) if is_local(storage) else _copy_checkpoint(system, each)
