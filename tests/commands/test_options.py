@@ -462,7 +462,7 @@ MODES = {
         "sheet": (["SHARDS", "--sheet", "other.png"], ("path", "other.png")),
         "n": (["SHARDS", "-n", "12"], ("count", 12)),
         "seed": (["SHARDS", "--seed", "9"], ("seed", 9)),
-        "fast": (["SHARDS", "--fast"], ("hashes", False)),
+        "fast": (["SHARDS", "--fast"], ("verification", "schema")),
     }),
     "plan": (for_looks, ["--step", "2"], {
         "recipe": ([RECIPE], ("name", "digits")),
