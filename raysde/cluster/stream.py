@@ -29,7 +29,7 @@ class StreamSpec:
         path, fingerprint: location and content hash of the data set.
         feed: batch plan and view of the images.
         start, stop: first step of the stream, and the step after its last.
-        block_steps: steps per block.
+        block_steps: steps per block, at most; blocks are cut at its multiples.
         spare: number of blank blocks at the end, so that an equal split among workers drops no block with data.
         text, latents: precomputed embeddings and latents that the blocks carry, if any.
     """
@@ -46,7 +46,8 @@ class StreamSpec:
 
     @property
     def blocks(self) -> int:
-        return -(-(self.stop - self.start) // self.block_steps) * self.feed.plan.microbatches + self.spare
+        ranges = -(-self.stop // self.block_steps) - self.start // self.block_steps if self.start < self.stop else 0
+        return ranges * self.feed.plan.microbatches + self.spare
 
     @property
     def numbers(self) -> dict[str, np.dtype]:
@@ -56,8 +57,8 @@ class StreamSpec:
 
     def steps_of(self, number: int) -> range:
         """Return the steps of block ``number``."""
-        first = self.start + number // self.feed.plan.microbatches * self.block_steps
-        return range(first, min(first + self.block_steps, self.stop))
+        first = (self.start // self.block_steps + number // self.feed.plan.microbatches) * self.block_steps
+        return range(max(self.start, first), min(first + self.block_steps, self.stop))
 
 
 def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes: float, most: int) -> int:
@@ -84,7 +85,9 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
         feed=run.feed,
         start=start,
         stop=run.steps,
-        block_steps=steps_in_block((1, 1, row_bytes(run)), run.plan.microbatch, data.block_megabytes, data.block_steps),
+        block_steps=run.plan.steps_together(
+            steps_in_block((1, 1, row_bytes(run)), run.plan.microbatch, data.block_megabytes, data.block_steps)
+        ),
         spare=run.config.resources.most if isinstance(run.config.resources.workers, tuple) else 0,
         text=run.text,
         latents=run.latents,

@@ -30,6 +30,7 @@ from raysde.io.amounts import amount
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
+from raysde.runs.resume import follow_order
 from raysde.runs.run import Run, open_run
 from raysde.tracking.spool import spool_folder
 
@@ -47,10 +48,24 @@ def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
     Args:
         speak: called with a message for each newer checkpoint that is damaged and skipped.
     """
+    return resume_point(run, speak)[1]
+
+
+def resume_point(run: Run, speak: Callable[[str], None] | None = None) -> tuple[Run, int]:
+    """Return the run in the order of rows that its newest checkpoint records, and the step at which it resumes.
+
+    Args:
+        speak: see :func:`resume_step`.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole, or its order is of a newer version of raysde.
+    """
     found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak)
-    step = 0 if found is None else checkpoint.read_description(found).step
+    if found is None:
+        return run, 0
+    description = checkpoint.read_description(found)
     storage.discard_copy(found)
-    return step
+    return follow_order(run, description.data), description.step
 
 
 def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
@@ -58,8 +73,7 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
     def make() -> ray.data.Dataset:
         set_up_data()
-        run = open_run(loading.parse_recipe(recipe))
-        return make_stream_dataset(stream_spec(run, resume_step(run)))
+        return make_stream_dataset(stream_spec(*resume_point(open_run(loading.parse_recipe(recipe)))))
 
     return make
 

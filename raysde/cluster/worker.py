@@ -32,7 +32,7 @@ from raysde.io.filesystems import child_path, open_filesystem
 from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, describe_run, save_checkpoint
-from raysde.runs.resume import describe_start, resume_run
+from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.tracking.backlog import backlog_folder
 from raysde.training.loop import Validate, fit, is_due, measure_average
@@ -52,7 +52,10 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         tell_warnings()
     check_shared(run)
     found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
-    start = 0 if found is None else checkpoint.read_description(found).step
+    start = 0
+    if found:
+        description = checkpoint.read_description(found)
+        start, run = description.step, follow_order(run, description.data)
     batches = prefetch_to_device(read_microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:

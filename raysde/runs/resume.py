@@ -1,9 +1,14 @@
 """Resuming a run from its checkpoint, and the test if it is already complete."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from raysde.checkpoints import checkpoint
 from raysde.config.sections import Length
+from raysde.data.batches.plan import LANED, WINDOWED
+from raysde.runs.order import make_feed
 from raysde.runs.run import Run, continue_run
 from raysde.training.state import TrainState
 
@@ -28,16 +33,36 @@ def resume_run(run: Run, state: TrainState, found: Path) -> Run:
     """Load a checkpoint into the run's fresh state, and return the run that resumes from it.
 
     Raises:
-        ValueError: if the checkpoint is damaged, or as :func:`raysde.runs.run.continue_run`.
+        ValueError: if the checkpoint is damaged, or as :func:`raysde.runs.run.continue_run` or :func:`follow_order`.
     """
     description = checkpoint.read_description(found)
-    run = continue_run(run, description)
+    run = follow_order(continue_run(run, description), description.data)
     checkpoint.restore_state(state, found)
     if state.stopped and not is_run_over(run, description):
         state.stopped = False
         if _is_longer(run, description):
             state.stale = 0  # otherwise the next validation would stop the longer run
     return run
+
+
+def follow_order(run: Run, data: Mapping[str, Any]) -> Run:
+    """Return the run with its rows in the order that a checkpoint records.
+
+    Args:
+        data: the data entry of the checkpoint; those from before orders had versions are of the first.
+
+    Raises:
+        ValueError: if this version of raysde does not know the order.
+    """
+    order = data.get("order", WINDOWED)
+    if order not in (WINDOWED, LANED):
+        raise ValueError(
+            f"run {run.config.name!r} reads its rows in order {order}, which this version of raysde does not know; "
+            "continue it with the version that wrote its checkpoint, or choose another name to start anew"
+        )
+    if order == run.plan.order:
+        return run
+    return replace(run, feed=make_feed(run.config, run.manifest, run.feed.rows, run.feed.view, order))
 
 
 def _is_longer(run: Run, found: checkpoint.Description) -> bool:

@@ -21,7 +21,7 @@ from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings, verify_derived
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import verify_shards
-from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
 from raysde.images import tensors
 from raysde.images.sizes import format_size, read_size
@@ -30,6 +30,7 @@ from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.order import make_feed
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -134,7 +135,7 @@ def open_run(config: RunConfig) -> Run:
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
-    feed = Feed(make_plan(config, manifest, rows), rows, view)
+    feed = make_feed(config, manifest, rows, view)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
 
@@ -182,19 +183,6 @@ def make_view(config: RunConfig, manifest: Manifest) -> View:
             f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
-
-
-def make_plan(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
-    """Return the order of a run's rows."""
-    return Plan(
-        rows=rows.count,
-        batch=config.train.batch,
-        microbatch=config.microbatch,
-        seed=config.seed,
-        window=shuffle_window(manifest, config.data.shuffle_window),
-        chunk=manifest.row_group,
-        buckets=rows.sizes if len(rows.layouts) > 1 else (),
-    )
 
 
 def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:

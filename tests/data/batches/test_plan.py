@@ -205,7 +205,8 @@ def test_buckets_are_mixed():
 
 
 def test_blocks_cover_the_steps():
-    assert list(split_steps(3, 12, 4)) == [(3, 7), (7, 11), (11, 12)]
+    assert list(split_steps(3, 12, 4)) == [(3, 4), (4, 8), (8, 12)]
+    assert list(split_steps(4, 9, 4)) == [(4, 8), (8, 9)]
     assert list(split_steps(5, 5, 4)) == []
 
 
