@@ -98,7 +98,7 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
     """Return block ``number`` as a table, see :func:`raysde.data.batches.arrow.to_table`."""
     plan = spec.feed.plan
     index = number % plan.microbatches
-    reader = open_dataset_reader(spec.path, spec.fingerprint, spec.text, spec.latents)
+    reader = open_dataset_reader(spec.path, spec.fingerprint, spec.text, spec.latents, spec.feed.fields)
     rows = spec.block_steps * plan.microbatch
     canvas = Canvas(rows * reader.largest(spec.feed.view))
     batches = [

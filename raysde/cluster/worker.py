@@ -108,7 +108,7 @@ def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Micro
         ValueError: if there are more workers than microbatches.
     """
     if run.config.data.stream == "worker":
-        reader = Reader(run.manifest, text=run.text, latents=run.latents)
+        reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
         return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
     shard = ray.train.get_dataset_shard("train")
     return read_stream(shard, stream_spec(run, start), run.manifest.channels, world.rank, world.size)

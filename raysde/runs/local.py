@@ -52,7 +52,7 @@ def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = la
             storage.prune_checkpoints(folder, run.config.keep_checkpoints, state.step)
         world.barrier()
 
-    reader = Reader(run.manifest, text=run.text, latents=run.latents)
+    reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )

@@ -62,7 +62,8 @@ def follow_order(run: Run, data: Mapping[str, Any]) -> Run:
         )
     if order == run.plan.order:
         return run
-    return replace(run, feed=make_feed(run.config, run.manifest, run.feed.rows, run.feed.view, order))
+    feed = make_feed(run.config, run.manifest, run.feed.rows, run.feed.view, order)
+    return replace(run, feed=replace(feed, fields=run.feed.fields))
 
 
 def _is_longer(run: Run, found: checkpoint.Description) -> bool:

@@ -28,6 +28,7 @@ from raysde.cluster.trial_reports import Mailbox
 from raysde.cluster.tune_training import sweep_definition
 from raysde.cluster.worker import time_first_batch
 from raysde.config import loading
+from raysde.data.batches.plan import LANED, WINDOWED
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child_path
@@ -39,6 +40,7 @@ from raysde.runs.run import open_run
 from raysde.tracking.backlog import backlog_folder
 from raysde.tracking.spool import spool_folder
 from raysde.tuning.training.settings import read_settings
+from tests.support.checkpoints import description_of
 
 RESOURCES = {
     "resources__workers": [1, 2],
@@ -281,6 +283,11 @@ def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
         make()
     assert [(spec.start, spec.stop) for spec in made] == [(0, 10), (9, 10), (10, 10)]
     assert made[0].feed.plan == run.plan
+    assert {spec.feed.plan.order for spec in made} == {LANED}
+    with description_of(Path(run.config.storage) / "small" / "step_000000010") as content:
+        del content["data"]["order"]
+    make()
+    assert made[-1].feed.plan.order == WINDOWED
 
 
 @pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
 from raysde.data.dataset.manifest import Manifest, Shard, write_manifest
+from raysde.data.dataset.segments import write_index
 from raysde.data.ingest.convert import Converted, Rules
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.statistics import Statistics
@@ -23,7 +24,7 @@ MOST_NAMED = 1000
 def collect_parts(
     parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
 ) -> Manifest:
-    """Write report.json and manifest.json for converted parts, and return the manifest.
+    """Write report.json, segments.arrow and manifest.json for converted parts, and return the manifest.
 
     Args:
         parts: the converted parts in the order of the source.
@@ -36,12 +37,14 @@ def collect_parts(
     bad: list[Bad] = []
     statistics, remarks = Statistics(), Remarks()
     unread: Counter[str] = Counter()
+    segments: dict[str, list[int]] = {}
     for part in parts:
         shards += part.shards
         bad += part.bad
         statistics.add(part.statistics)
         unread.update(part.unread)
         remarks.add(part.remarks)
+        segments |= part.segments
     if not shards:
         first = f"; the first: {bad[0].reason}" if bad else ""
         raise ValueError(f"no image in {source} can be read{first}")
@@ -60,6 +63,9 @@ def collect_parts(
         skipped=len(bad),
     )
     write_json(child_path(out, "report.json"), build_report(manifest, bad, unread, remarks))
+    lengths = [segments.get(shard.file, []) for shard in manifest.shards]
+    if all(lengths):
+        write_index(out, manifest.fingerprint, lengths)
     write_manifest(manifest)
     return manifest
 

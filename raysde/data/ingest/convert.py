@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Shard, Split
+from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.samples import Bad, Sample, SourcePart
 from raysde.data.ingest.statistics import Statistics
@@ -19,6 +20,7 @@ from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, near
 from raysde.images.open import is_plain, read_picture
 from raysde.images.remarks import Remarks
 from raysde.images.sizes import Size, format_size, read_size
+from raysde.io.filesystems import child_path
 
 SMALL = 64
 SHARD_BYTES = 256 << 20
@@ -81,6 +83,7 @@ class Converted:
     Attributes:
         bad: unusable samples, each with the reason.
         unread: number of samples with each ignored key of metadata.
+        segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
     """
 
     shards: list[Shard]
@@ -88,6 +91,7 @@ class Converted:
     statistics: Statistics
     unread: Counter[str] = field(default_factory=Counter)
     remarks: Remarks = field(default_factory=Remarks)
+    segments: dict[str, list[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -97,6 +101,7 @@ class Converted:
             "statistics": self.statistics.to_json(),
             "unread": dict(sorted(self.unread.items())),
             "remarks": self.remarks.to_json(),
+            "segments": self.segments,
         }
 
     @classmethod
@@ -104,7 +109,9 @@ class Converted:
         """Return the result from the JSON values of :meth:`to_json`."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
-        return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
+        counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
+        # an ingest that an earlier version began recorded no segments
+        return cls(shards, bad, statistics, *counted, values.get("segments", {}))
 
 
 def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
@@ -125,6 +132,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
         file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
+        result.segments[file] = segment_lengths(child_path(out, file))
         sizes.pop(kind)
 
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)

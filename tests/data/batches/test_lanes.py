@@ -83,7 +83,8 @@ def test_positions_equal_those_of_a_list():
     for epoch in range(5):
         seed = key(3, ORDER, epoch, 0)
         groups = [
-            list(range(n * chunk, (n + 1) * chunk)) for n in permute_numbers(np.arange(full), full, key(seed, CHUNKS, 1))
+            list(range(n * chunk, (n + 1) * chunk))
+            for n in permute_numbers(np.arange(full), full, key(seed, CHUNKS, 1))
         ]
         first = -(-epoch * rows // chunk) * chunk - epoch * rows  # places up to the first multiple of the chunk
         whole = (rows - first) // chunk
@@ -156,7 +157,9 @@ def test_ranks_see_the_same_global_batches(world):
     """The microbatches of all ranks are those of the global batch, whatever their number."""
     plan = laned(1000, 24, 4, 4, 16)
     for step in (0, 5, 41):
-        seen = {index: plan.rows_of(step, index).tolist() for rank in range(world) for index in plan.of_rank(rank, world)}
+        seen = {
+            index: plan.rows_of(step, index).tolist() for rank in range(world) for index in plan.of_rank(rank, world)
+        }
         assert seen == {index: plan.rows_of(step, index).tolist() for index in range(6)}
 
 
@@ -195,7 +198,9 @@ def test_the_window_of_the_lanes(rows, each, group, batch, microbatch, wanted, w
 LAYOUTS = (Layout([0, 60], [25, 15], 10), Layout([25], [35], 10), Layout([75, 79], [4, 9], 10))
 
 
-@pytest.mark.parametrize("held", [[], [0], [74], [0, 1, 2], [72, 73, 74], [10, 11, 40, 41], [39, 40], [75, 87], range(60)])
+@pytest.mark.parametrize(
+    "held", [[], [0], [74], [0, 1, 2], [72, 73, 74], [10, 11, 40, 41], [39, 40], [75, 87], range(60)]
+)
 def test_held_out_rows_leave_row_groups_together(held):
     """All rows but the held-out ones have a position, each bucket in its own range, and chunks are row groups."""
     held = np.array(held, dtype=np.int64)
