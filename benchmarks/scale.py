@@ -86,7 +86,7 @@ class Setting:
 
 
 SETTINGS = [
-    Setting("256 px 25 KB, 1 worker, 1 process", 25_000, 64, 16, 260, 1, 2, 1.5),
+    Setting("256 px 25 KB, 1 worker, 1 process", 25_000, 64, 16, 260, 1, 1, 1.5),
     Setting("256 px 25 KB, 8 workers, 32 processes", 25_000, 64, 16, 260, 32, 1, 2.0),
     Setting("256 px 25 KB, 128 workers, 1,024 processes", 25_000, 64, 16, 260, 1024, 1, 2.5),
     Setting("256 px 25 KB, 128 workers, 1,024 processes, 10^8 images", 25_000, 64, 16, 26_042, 1024, 1, 2.5),
