@@ -135,8 +135,8 @@ def open_run(config: RunConfig) -> Run:
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
-    taken = {"captions": text is not None, "labels": config.class_conditional}
-    fields = frozenset(name for name, taken in taken.items() if taken)
+    conditions = {"captions": text is not None, "labels": config.class_conditional}
+    fields = frozenset(name for name, wanted in conditions.items() if wanted)
     feed = replace(make_feed(config, manifest, rows, view), fields=fields)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
