@@ -87,12 +87,12 @@ class RowGroups(Generic[Group]):
             ValueError: naming the file that is missing, damaged or does not match the manifest.
         """
         located = locate_rows(self.starts, self.manifest.row_group, rows)
-        groups = [(key, list(each)) for key, each in itertools.groupby(located, key=lambda found: found[1:3])]
+        groups = [(key, list(each)) for key, each in itertools.groupby(located, key=lambda found: (found[1], found[2]))]
         for first in range(0, len(groups), AHEAD):
             part = groups[first : first + AHEAD]
             tables = self._read_together([key for key, _ in part if key not in self.kept])
             for key, members in part:
-                group = self.group(*key, tables.pop(key, None))
+                group = self.group(key[0], key[1], tables.pop(key, None))
                 for place, _, _, inside in members:
                     yield place, group, inside
 
@@ -100,7 +100,7 @@ class RowGroups(Generic[Group]):
         """Return the tables of row groups (shard, number), read in parallel; empty on a local disk."""
         if len(keys) < 2 or isinstance(open_filesystem(self.folder)[0], pafs.LocalFileSystem):
             return {}
-        return dict(zip(keys, _pool().map(lambda key: self.read(*key, self.columns), keys), strict=True))
+        return dict(zip(keys, _pool().map(lambda key: self.read(key[0], key[1], self.columns), keys), strict=True))
 
     def group(self, shard: int, number: int, table: pa.Table | None = None) -> Group:
         """Return row group ``number`` of a shard's file, from memory if it was used recently.
