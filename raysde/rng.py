@@ -44,6 +44,8 @@ AUGMENT = 11
 """Streams of crops and caption choices, keyed by step and microbatch."""
 EVALUATION = 12
 """Streams of random choices in an evaluation, keyed by purpose."""
+LANES = 13
+"""Streams that shuffle the rows of a lane's windows, keyed by window and bucket."""
 
 
 def key(seed: int, *path: int) -> int:

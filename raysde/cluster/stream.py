@@ -66,12 +66,15 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
             validation=run.config.validation.rows,
             split_seed=run.config.seed,
             rows=type(run.feed.rows),
+            fields=run.feed.fields,
             text=DerivedReference.of(run.text),
             latents=DerivedReference.of(run.latents),
         ),
         start=start,
         stop=run.steps,
-        block_steps=steps_in_block((1, 1, size), run.plan.microbatch, data.block_megabytes, data.block_steps),
+        block_steps=run.plan.steps_together(
+            steps_in_block((1, 1, size), run.plan.microbatch, data.block_megabytes, data.block_steps)
+        ),
         row_bytes=size,
     )
 

@@ -31,7 +31,7 @@ from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.lease import Lease, join_lease
-from raysde.runs.resume import describe_start, resume_run
+from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
@@ -60,7 +60,10 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
     place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
     found = storage.find_newest_checkpoint(place, name, damaged=damaged)
-    start = 0 if found is None else found.step
+    start = 0
+    if found is not None:
+        assert found.description is not None, "a checkpoint without a description is not chosen"
+        start, run = found.step, follow_order(run, found.description.data)
     batches = prefetch_to_device(read_microbatches(run, start, world, settings["threads"]), world.device)
     state = new_state(run, world.device)
     if found:
@@ -123,7 +126,7 @@ def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterat
         ValueError: if there are more workers than microbatches.
     """
     if run.config.data.stream == "worker":
-        reader = Reader(run.manifest, text=run.text, latents=run.latents)
+        reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
         return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
     from raysde.cluster.stream import read_stream, stream_spec  # loads Ray Data
 

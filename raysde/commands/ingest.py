@@ -68,7 +68,7 @@ def add_shard_options(group: argparse._ArgumentGroup) -> None:
     order = "order of a folder's images: by a hash of their names, or by name (default %(default)s)"
     group.add_argument("--order", choices=("random", "source"), default="random", help=order)
     group.add_argument("--shard-rows", type=int, default=8192, help="maximum rows per shard (default %(default)s)")
-    group.add_argument("--row-group", type=int, help="rows per row group; default: about 4 MB, at most 1024 rows")
+    group.add_argument("--row-group", type=int, help="rows per row group; default: 1 to 2 MB, at most 1024 rows")
     group.add_argument("--licence", default="", help="licence of the images; stored in the manifest")
     skip = "skip unusable images and list them in report.json, instead of stopping"
     group.add_argument("--skip-bad", action="store_true", help=skip)

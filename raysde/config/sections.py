@@ -116,8 +116,9 @@ class Data(Node):
     )
     shuffle_window: PositiveInt | None = Field(
         None,
-        description="shuffle buffer in rows, in whole row groups, which are shuffled across all shards first; "
-        "null: about 256 MB of encoded images",
+        description="shuffle buffer in rows for a global batch, a few row groups for each microbatch; row groups are "
+        "shuffled across all shards first; null: all rows of data sets up to 192 MB, else 64 MB to 1 GB of encoded "
+        "images, which grow with the batch",
     )
     stream: Literal["ray", "worker"] = Field(
         "ray",

@@ -123,6 +123,8 @@ def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
     """Return the first captions of rows [N], grouped by class number, -1 for rows without a label."""
     found: dict[int, set[str]] = {}
     for _, group, inside in reader.groups.holding(rows):
+        assert group.labels is not None, "the reader gives labels"
+        assert group.captions is not None, "the reader gives captions"
         label = group.labels[inside].as_py()
         number = -1 if label is None else reader.numbers[label]
         captions = group.captions[inside].as_py()

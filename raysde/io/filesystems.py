@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,17 +22,39 @@ WHOLE_ON_CLOSE = ("s3", "gcs")
 """File systems that write objects atomically; a rename there is a copy, on S3 of at most 5 GB."""
 AT_ONCE = 8 * 2**20
 """Bytes that are read and hashed at a time."""
+BUCKET = re.compile(r"((?:s3|gs)://[a-z0-9._-]+)(/[\w.~!$&'()*+,;=:@/%-]*)?(\?.*)?", re.ASCII)
+"""A URI of an object store: bucket, path and options."""
+CREDENTIALS = ("AWS_", "GOOGLE_")
+"""Prefixes of the environment variables that clients of object stores read."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of a local path or URI, and the path inside it.
 
+    A process makes one client for each bucket and its options, and makes it anew if the environment variables with
+    credentials change.
+
     Raises:
         ValueError: if pyarrow does not support the URI.
     """
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    if found := BUCKET.fullmatch(path):
+        root, inside, options = found.groups(default="")
+        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(CREDENTIALS)))
+        system, bucket = _open_bucket(root + options, os.getpid(), settings)
+        return system, bucket + unquote(inside).rstrip("/")
+    return _open_uri(path)
+
+
+@lru_cache(maxsize=32)
+def _open_bucket(uri: str, process: int, settings: tuple[tuple[str, str], ...]) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a bucket, and the bucket's name; a forked process shares no client with its parent."""
+    return _open_uri(uri)
+
+
+def _open_uri(path: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

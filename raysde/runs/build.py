@@ -146,7 +146,8 @@ def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, f
     """Return a function that computes the validation loss on the held-out rows; None without such rows."""
     if not len(run.held_out):
         return None
-    reader = open_dataset_reader(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)
+    data = run.manifest
+    reader = open_dataset_reader(data.path, data.fingerprint, run.text, run.latents, run.feed.fields)
     size = run.plan.microbatch
 
     def validate(model: ScoreModel) -> dict[str, float]:

@@ -114,4 +114,5 @@ def save_checkpoint(
 
 def describe_run(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
     """Return the model, recipe and data entries of a checkpoint."""
-    return run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}
+    data = {**run.data_identity, "microbatch": run.plan.microbatch, "order": run.plan.order}
+    return run.spec, run.config.flat(), data

@@ -44,7 +44,7 @@ def train_here(
     state = new_state(run, world.device)
     run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
-    reader = Reader(run.manifest, text=run.text, latents=run.latents)
+    reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )

@@ -1,14 +1,18 @@
 """Resuming a run from its checkpoint, and the test if it is already complete."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from raysde.checkpoints import checkpoint, storage
 from raysde.checkpoints.description import Kept
 from raysde.checkpoints.loading import DamagedCheckpointError, open_verified
 from raysde.config.sections import Length
+from raysde.data.batches.plan import LANED, WINDOWED
 from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
 from raysde.io.errors import error_line
+from raysde.runs.order import make_feed
 from raysde.runs.run import Run, continue_run
 from raysde.training.state import TrainState
 
@@ -36,7 +40,8 @@ def resume_newest(run: Run, state: TrainState, world: World, speak: Callable[[st
         speak: called with a message for each newer checkpoint that is damaged and passed over, and with the step.
 
     Raises:
-        ValueError: if there are checkpoints and none is whole, or as :func:`raysde.runs.run.continue_run`.
+        ValueError: if there are checkpoints and none is whole, or as :func:`raysde.runs.run.continue_run` or
+            :func:`follow_order`.
     """
     damaged: dict[str, str] = {}
     said: set[str] = set()
@@ -67,7 +72,7 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
     """
     description = found.description
     assert description is not None, "a checkpoint without a description is not chosen"
-    run = continue_run(run, description)
+    run = follow_order(continue_run(run, description), description.data)
     names, sharded = checkpoint.files_to_load(state, description, found.path), has_shards(state.model)
     try:
         with open_verified(run.config.storage, found, names, world, sharded) as files:
@@ -79,6 +84,27 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
         if _is_longer(run, description):
             state.stale = 0  # otherwise the next validation would stop the longer run
     return run
+
+
+def follow_order(run: Run, data: Mapping[str, Any]) -> Run:
+    """Return the run with its rows in the order that a checkpoint records.
+
+    Args:
+        data: the data entry of the checkpoint; those from before orders had versions are of the first.
+
+    Raises:
+        ValueError: if this version of raysde does not know the order.
+    """
+    order = data.get("order", WINDOWED)
+    if order not in (WINDOWED, LANED):
+        raise ValueError(
+            f"run {run.config.name!r} reads its rows in order {order}, which this version of raysde does not know; "
+            "continue it with the version that wrote its checkpoint, or choose another name to start anew"
+        )
+    if order == run.plan.order:
+        return run
+    feed = make_feed(run.config, run.manifest, run.feed.rows, run.feed.view, order)
+    return replace(run, feed=replace(feed, fields=run.feed.fields))
 
 
 def _is_longer(run: Run, found: checkpoint.Description) -> bool:

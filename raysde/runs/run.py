@@ -20,7 +20,7 @@ from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.verify import Verification, choose_verification, verify_here
 from raysde.data.dataset.view import View
 from raysde.images import tensors
@@ -30,6 +30,7 @@ from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.order import make_feed
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -135,7 +136,9 @@ def open_run(config: RunConfig) -> Run:
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
-    feed = Feed(make_plan(config, manifest, rows), rows, view)
+    conditions = {"captions": text is not None, "labels": config.class_conditional}
+    fields = frozenset(name for name, wanted in conditions.items() if wanted)
+    feed = replace(make_feed(config, manifest, rows, view), fields=fields)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
 
@@ -183,19 +186,6 @@ def make_view(config: RunConfig, manifest: Manifest) -> View:
             f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
-
-
-def make_plan(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
-    """Return the order of a run's rows."""
-    return Plan(
-        rows=rows.count,
-        batch=config.train.batch,
-        microbatch=config.microbatch,
-        seed=config.seed,
-        window=shuffle_window(manifest, config.data.shuffle_window),
-        chunk=manifest.row_group,
-        buckets=rows.sizes if len(rows.layouts) > 1 else (),
-    )
 
 
 def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:

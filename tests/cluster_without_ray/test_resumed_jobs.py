@@ -13,12 +13,17 @@ from raysde import tracking
 from raysde.checkpoints import checkpoint
 from raysde.cluster import ingest, job, precompute, tune_sampler, worker
 from raysde.config import loading
+from raysde.data.batches.plan import LANED, WINDOWED
 from raysde.data.ingest.convert import Rules, convert_part
 from raysde.data.ingest.sources import open_source
+from raysde.distributed.world import World
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.precompute.jobs import TextJob
+from raysde.runs.build import new_state
+from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
+from raysde.runs.resume import follow_order
 from raysde.runs.run import open_run
 from raysde.tracking.spool import Spool, spool_folder
 from raysde.tuning.sampler.space import Candidate
@@ -250,6 +255,22 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
         sent.clear()
         worker.run_worker(settings)
         assert sent == [each for each in first if each["step"] in expected]
+
+
+@pytest.mark.parametrize("order", [WINDOWED, LANED])
+def test_a_worker_reads_in_the_order_that_the_run_began_with(recipe, monkeypatch, order):
+    """The rows of a worker that resumes are those of the order that the checkpoint records."""
+    tree = recipe(train__length__steps=2, checkpoint_every=1, data__stream="worker", data__shuffle_window=32, text=None)
+    place = Path(tree["storage"]) / "small"
+    place.mkdir(parents=True)
+    run, asked, read = open_run(loading.parse_recipe(tree)), [], worker.read_microbatches
+    save_checkpoint(follow_order(run, {"order": order}), new_state(run, World().device), place, World())
+    monkeypatch.setattr(worker, "open_tracker", lambda settings: Silent())
+    monkeypatch.setattr(worker, "report_checkpoint", lambda *given: None)
+    monkeypatch.setattr(worker, "read_microbatches", lambda run, *given: asked.append(run) or read(run, *given))
+    worker.run_worker({"threads": 1, "recipe": tree, "started": 0.0, "reports": SimpleNamespace(send=print)})
+    assert [each.plan.order for each in asked] == [order]
+    assert run.plan.has_lanes
 
 
 def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, tmp_path):

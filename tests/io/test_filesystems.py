@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from unittest import mock
 
+import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from raysde.data.ingest.digits import write_digits
 from raysde.distributed.world import World
 from raysde.images.tensors import save_png, to_pil
 from raysde.inference.samples import Drawn, DrawnPath
+from raysde.io import filesystems
 from raysde.io.atomic import is_partial, save_tensors
 from raysde.io.filesystems import (
     absolute_location,
@@ -260,3 +262,23 @@ def test_a_full_disk_is_named(tmp_path, recipe, write):
         write(folder, recipe)
     assert "File too large" in str(caught.value)
     assert "cannot be written to" in str(caught.value)
+
+
+def test_a_process_makes_one_client_for_a_bucket(monkeypatch):
+    """Another bucket, other options and other credentials need another client; the paths are pyarrow's own."""
+    made, real = [], filesystems._open_uri
+    monkeypatch.setattr(filesystems, "_open_uri", lambda uri: made.append(uri) or real(uri))
+    filesystems._open_bucket.cache_clear()
+    options = "?endpoint_override=http://127.0.0.1:9&region=us-east-1"
+    names = ("", "/", "/a", "/a/", "/a%20b/c", "/a+b", "/a=1,2;x:y@z", "/a//b")
+    for name in names:
+        found = filesystems.open_filesystem(f"s3://bucket{name}{options}")
+        assert found[1] == pafs.FileSystem.from_uri(f"s3://bucket{name}{options}")[1]
+    assert made == [f"s3://bucket{options}"]
+    filesystems.open_filesystem(f"s3://other/a{options}")
+    filesystems.open_filesystem(f"s3://bucket/a{options}&scheme=http")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    filesystems.open_filesystem(f"s3://bucket/a{options}")
+    assert len(made) == 4
+    with pytest.raises(ValueError, match="cannot be opened"):
+        filesystems.open_filesystem("s3://bucket/a b")

@@ -143,7 +143,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "data.crop": ("random", lambda built: built.run.feed.view.crop, "random"),
     "data.scale": ([0.5, 0.75], lambda built: built.run.feed.view.scale, (0.5, 0.75)),
     "data.flip": (True, task("flip"), True),
-    "data.shuffle_window": (3072, lambda built: built.run.plan.window, 3072),
+    "data.shuffle_window": (40, lambda built: built.run.plan.window, 48),
     "sde.kind": ("flow", lambda built: built.state.model.sde, Flow()),
     "sde.train_floor": (1e-4, sde("train_floor"), 1e-4),
     "sde.sample_floor": (2e-3, sde("sample_floor"), 2e-3),

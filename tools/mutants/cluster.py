@@ -59,6 +59,7 @@ MUTANTS = [
     Mutant("one restart too many", "raysde.cluster.train:repeat_groups", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
     Mutant("a controller that is not replaced", "raysde.cluster.train:repeat_groups", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
     Mutant("the most workers for those that have to be", "raysde.cluster.train:own_share", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a worker in another order than its run's", "raysde.cluster.worker:run_worker", "start, run = found.step, follow_order(run, found.description.data)", "start = found.step", "tests/cluster_without_ray/test_resumed_jobs.py -k 'order'"),
     Mutant("a folder in the place of Ray's list", "raysde.cluster.train:prepare_folder", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
     Mutant("one worker for many", "raysde.cluster.train:run_worker_group", "amount(run.config.resources.least, 'worker')", "f'{run.config.resources.least} worker'", LAUNCH + " -k 'how_many_workers'"),
     Mutant("a figure without its images", "raysde.cluster.tune_sampler:measure_on_ray.measure", "if not (file.exists() and influence_file(file).exists())", "if not file.exists()", "tests/cluster/test_settle.py -m slow"),

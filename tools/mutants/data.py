@@ -5,10 +5,12 @@ from tools.mutants.mutant import Mutant
 CLASSES = "tests/data/test_classes.py"
 CONVERT = "tests/data/ingest/test_convert.py"
 JOBS = "tests/precompute/test_jobs.py"
+LANES = "tests/data/batches/test_lanes.py"
 PLAN = "tests/data/batches/test_plan.py"
 READER = "tests/data/dataset/test_reader.py"
 ROW_GROUPS = "tests/data/dataset/test_row_groups.py"
 FOLDER = "tests/data/ingest/test_sources_folder.py"
+SEGMENTS = "tests/data/dataset/test_segments.py"
 SOURCES = "tests/data/ingest/test_sources.py"
 TAR = "tests/data/ingest/test_sources_tar.py"
 REPETITIONS = "tests/data/ingest/test_repetitions.py"
@@ -35,13 +37,13 @@ MUTANTS = [
     Mutant("every part of the held-out rows is the first", "raysde.data.batches.microbatch:held_out_batches", "yield make_microbatch(0, index, part,", "yield make_microbatch(0, 0, part,", READER + " -k 'held_out'"),
     Mutant("held-out rows left over by the ranks", "raysde.data.batches.microbatch:held_out_batches", "for start in range(0, len(alike), size):", "for start in range(0, len(alike) - size + 1, size):", READER + " -k 'held_out'"),
     Mutant("one vector too many", "raysde.data.batches.microbatch:mask_first", "[None, :] < tokens[:, None]", "[None, :] <= tokens[:, None]", JOBS + " -k 'rows_of_a_microbatch'"),
-    Mutant("microbatches that overlap", "raysde.data.batches.plan:Plan.rows_of", "number = step * self.microbatches + index", "number = step + index", PLAN),
+    Mutant("microbatches that overlap", "raysde.data.batches.plan:Plan.rows_of", "segment * self.microbatches + index", "segment + index", PLAN),
     Mutant("every epoch in the same order", "raysde.data.batches.plan:Plan._endless", "key(self.seed, ORDER, epoch, bucket)", "key(self.seed, ORDER, bucket)", PLAN),
     Mutant("equal buckets in the same order", "raysde.data.batches.plan:Plan._endless", "key(self.seed, ORDER, epoch, bucket)", "key(self.seed, ORDER, epoch)", PLAN),
     Mutant("an order without its seed", "raysde.data.batches.plan:Plan._endless", "key(self.seed, ORDER, epoch, bucket)", "key(0, ORDER, epoch, bucket)", PLAN),
     Mutant("buckets that take turns alike in each epoch", "raysde.data.batches.plan:Plan._bucket_of", "key(self.seed, BUCKETS, epoch)", "key(self.seed, BUCKETS)", PLAN),
     Mutant("a bucket's rows without those before it", "raysde.data.batches.plan:Plan.rows_of", "sum(self.buckets[:bucket])", "sum(self.buckets[1:bucket])", PLAN),
-    Mutant("the end of a bucket's epoch dropped", "raysde.data.batches.plan:Plan._count_before", "epoch * rows // self.microbatch for", "epoch * (rows // self.microbatch) for", PLAN),
+    Mutant("the end of a bucket's epoch dropped", "raysde.data.batches.plan:Plan._count_before", "epoch * rows // unit for", "epoch * (rows // unit) for", PLAN),
     Mutant("windows shuffled alike", "raysde.data.batches.plan:epoch_order", "key(seed, int(number))", "key(seed, 0)", PLAN),
     Mutant("the last window as long as the others", "raysde.data.batches.plan:epoch_order", "length = min(window, rows - start)", "length = window", PLAN),
     Mutant("the short chunk one row longer", "raysde.data.batches.plan:_shuffle_chunks", "beyond = places >= border + rest", "beyond = places > border + rest", PLAN),
@@ -50,6 +52,17 @@ MUTANTS = [
     Mutant("the last segment past the end", "raysde.data.batches.plan:split_steps", "min((start // steps + 1) * steps, stop)", "(start // steps + 1) * steps", PLAN),
     Mutant("segments from the step of a restart", "raysde.data.batches.plan:split_steps", "(start // steps + 1) * steps", "start + steps", BLOCKS),
     Mutant("a rank's microbatches as neighbours", "raysde.data.batches.plan:Plan.of_rank", "list(range(rank, self.microbatches, world))", "list(range(self.microbatches))[rank * self.microbatches // world : (rank + 1) * self.microbatches // world]", "tests/data/batches/test_blocks.py"),
+    Mutant("all windows of lanes shuffled alike", "raysde.data.batches.plan:Plan.rows_of", "key(self.seed, LANES, number, bucket)", "key(self.seed, LANES, bucket)", LANES),
+    Mutant("lanes that are not shuffled", "raysde.data.batches.plan:Plan.rows_of", "        if self.has_lanes:", "        if False:", LANES),
+    Mutant("the windows of the neighbouring lane", "raysde.data.batches.plan:Plan.rows_of", "segment * self.microbatches + index", "segment * self.microbatches + (index + 1) % self.microbatches", LANES),
+    Mutant("blocks across segments", "raysde.data.batches.plan:Plan.steps_together", " if self.segment % n == 0", "", LANES),
+    Mutant("chunks counted from each epoch's first row", "raysde.data.batches.chunks:chunk_positions", "lead = min(-epoch * rows % chunk, rows)", "lead = 0", LANES),
+    Mutant("the last chunk of an epoch not used up", "raysde.data.batches.chunks:chunk_positions", "if whole < full:", "if whole > full:", LANES),
+    Mutant("chunks in the same order in each epoch", "raysde.data.batches.chunks:chunk_positions", "permute_numbers(number, full, key(seed, CHUNKS, 1))", "permute_numbers(number, full, CHUNKS)", LANES),
+    Mutant("holes that all take the same rows", "raysde.data.dataset.layout:_fill_places", "len(holes) + positions - border", "positions - border", LANES),
+    Mutant("row groups moved by held-out rows", "raysde.data.dataset.layout:AlignedRows.__getitem__", "_fill_places(positions[here] - starts[number], layout, held)", "np.setdiff1d(np.arange(layout.count), held)[positions[here] - starts[number]]", LANES),
+    Mutant("few row groups in a batch", "raysde.data.dataset.split:LANE_SHARE", "5, 16", "1, 16", LANES),
+    Mutant("windows of parts of row groups", "raysde.data.dataset.split:lane_window", "for each in (whole, unit)", "for each in (unit, unit)", LANES),
     Mutant("classes 10 before 9", "raysde.data.classes:order_labels", "for value in sorted(spellings)]", "for value in sorted(spellings, key=str)]", CLASSES + " -k 'label_order'"),
     Mutant("class10 before class2", "raysde.data.classes:order_labels", "key=_natural_key", "key=str", CLASSES + " -k 'label_order'"),
     Mutant("a class number for the name that looks like it", "raysde.data.classes:class_numbers", "if isinstance(label, str):", "if isinstance(label, str) and not label.isdecimal():", CLASSES + " -k 'numerals'"),
@@ -76,9 +89,19 @@ MUTANTS = [
     Mutant("a budget that is never given back", "raysde.data.dataset.row_groups:RowGroups.group", "self.bytes -= self.kept.popitem(last=False)[1][1]", "self.kept.popitem(last=False)", ROW_GROUPS),
     Mutant("one row group kept", "raysde.data.dataset.row_groups:LEAST", "LEAST = 2", "LEAST = 1", ROW_GROUPS),
     Mutant("any Parquet file for a shard", "raysde.data.dataset.row_groups:RowGroups._open_file", "same = known is not None or fits_schema(", "same = True or fits_schema(", ROW_GROUPS),
-    Mutant("a cache that travels", "raysde.data.dataset.row_groups:RowGroups.__getstate__", '"kept": OrderedDict(), "footers": OrderedDict(), "bytes": 0', "", ROW_GROUPS + " -k 'behind'"),
     Mutant("hashes not compared", "raysde.data.dataset.verify:verify_shard", "sha256_of(path)) != shard.sha256:", 'sha256_of(path)) == "":', READER + " -k 'damaged'"),
     Mutant("a longer file passed", "raysde.data.dataset.verify:verify_shard", "if info.size != shard.bytes:", "if info.size < shard.bytes:", READER + " -k 'anew'"),
+    Mutant("row groups one after the other", "raysde.data.dataset.row_groups:RowGroups._read_together", "_pool().map(", "map(", SEGMENTS + " -k 'same_time'"),
+    Mutant("a remote file opened for each row group", "raysde.data.dataset.row_groups:RowGroups._open_source", "                self.opened[shard] = source", "                pass", SEGMENTS + " -k 'one_request or kept'"),
+    Mutant("another shard's row group", "raysde.data.dataset.row_groups:RowGroups._read_segment", " and found.metadata.num_rows == wanted", "", SEGMENTS + " -k 'damaged'"),
+    Mutant("segments beside their places", "raysde.data.dataset.segments:Segments.place", " - number * len(MAGIC)", "", SEGMENTS),
+    Mutant("an index of other data", "raysde.data.dataset.segments:read_index", "said.get(b\"fingerprint\") != fingerprint.encode() or ", "", SEGMENTS + " -k 'other_data'"),
+    Mutant("segments taken for granted", "raysde.data.dataset.segments:segment_lengths", " or source.read_at(len(MAGIC), ends[0]) != MAGIC or ends[0] < starts[0] + 12", "", SEGMENTS + " -k 'other_writers'"),
+    Mutant("latents with the images' bytes", "raysde.data.dataset.reader:Reader.__init__", "\"image.bytes\": latents is None,", "\"image.bytes\": True,", SEGMENTS + " -k 'columns'"),
+    Mutant("captions beside their embeddings", "raysde.data.dataset.reader:Reader.__init__", " and text is None,", ",", SEGMENTS + " -k 'columns'"),
+    Mutant("an ingest without its index", "raysde.data.ingest.collect:collect_parts", "    if all(lengths):", "    if False:", CONVERT + " -k 'segments'"),
+    Mutant("row groups of four megabytes", "raysde.data.ingest.probe:GROUP_BYTES", "1 << 20", "4 << 20", "tests/data/ingest/test_probe.py -k 'row_groups'"),
+    Mutant("a cache that travels", "raysde.data.dataset.row_groups:RowGroups.__getstate__", 'apart = ("kept", "footers", "opened", "lock")', 'apart = ("lock",)', ROW_GROUPS + " -k 'behind'"),
     Mutant("row groups of any size", "raysde.data.dataset.shards:fits_schema", "full = all(count == row_group for", "full = all(count <= max(found) for", ROW_GROUPS),
     Mutant("columns not compared", "raysde.data.dataset.shards:fits_schema", "if list_columns(opened.schema_arrow) != list_columns(schema):", "if not list_columns(opened.schema_arrow):", ROW_GROUPS),
     Mutant("a tokenizer that has seen validation", "raysde.data.dataset.shards:distinct_captions", 'manifest.shards.in_split("train")', 'manifest.shards.rows >= 0', READER + " -k 'tokenizer'"),

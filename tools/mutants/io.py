@@ -6,6 +6,8 @@ FILESYSTEMS = "tests/io/test_filesystems.py"
 
 MUTANTS = [
     Mutant("a folder without its place", "raysde.io.atomic:write_folder_atomically", "with name_place_of_write(what, folder):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
+    Mutant("a client for each file", "raysde.io.filesystems:_open_bucket", "@lru_cache(maxsize=32)\n", "", FILESYSTEMS + " -k 'one_client'"),
+    Mutant("a client with former credentials", "raysde.io.filesystems:open_filesystem", "os.getpid(), settings)", "os.getpid(), ())", FILESYSTEMS + " -k 'one_client'"),
     Mutant("one temporary name for all", "raysde.io.atomic:write_atomically", ".{uuid4().hex}.part", ".part", "tests/evaluation/test_evaluate.py -k 'at_once'"),
     Mutant("a file without its place", "raysde.io.atomic:write_atomically", "with name_place_of_write(what, path):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
     Mutant("the second of two equal keys counts", "raysde.io.documents:find_repeated_keys", "if before is not key:", "if False:", "tests/config/test_loading.py -k 'twice'"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.reader import Columns, Reader, allocate_images
+from raysde.data.dataset.reader import FIELDS, Columns, Reader, allocate_images
 from raysde.data.dataset.view import View, draw_uniforms
 
 
@@ -69,11 +69,13 @@ class Feed:
         plan: positions, in 0..rows-1, of each microbatch.
         rows: map from positions to row numbers of the data set.
         view: crop settings of the images.
+        fields: values that the model takes beside images, see :class:`raysde.data.dataset.reader.Reader`.
     """
 
     plan: Plan
     rows: Rows
     view: View = field(default_factory=View)
+    fields: frozenset[str] = FIELDS
 
     def read(
         self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images

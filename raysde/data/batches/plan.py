@@ -1,8 +1,12 @@
 """The batch plan: the rows of each microbatch of each step, determined by a seed.
 
-The rows of each epoch are shuffled, and epochs follow one another without a gap. Step k takes the next ``batch`` rows
-of this endless sequence. The sequence depends neither on workers nor on restarts, and any position of it is computed
-without the positions before it.
+The rows of each epoch are shuffled, and epochs follow one another without a gap. The sequence depends neither on
+workers nor on restarts, and any position of it is computed without the positions before it.
+
+In a plan without lanes, step k takes the next ``batch`` rows of this endless sequence. In a plan with lanes, each
+microbatch index is a lane with a few row groups of its own, so that a process that makes microbatches of one index
+reads each of these row groups once. A segment is the steps that a lane takes for its row groups. A global batch mixes
+the row groups of all lanes.
 """
 
 from collections.abc import Iterator
@@ -10,8 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysde.data.batches.chunks import chunk_positions
 from raysde.data.dataset.permutation import permute_numbers
-from raysde.rng import BUCKETS, CHUNKS, ORDER, key
+from raysde.rng import BUCKETS, CHUNKS, LANES, ORDER, key
+
+WINDOWED, LANED = 1, 2
+"""Versions of the reading order: windows of one sequence, and lanes. Checkpoints record the version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +32,13 @@ class Plan:
         microbatch: number of rows in a microbatch, a divisor of ``batch``.
         seed: seed of the order.
         window: shuffle buffer in rows: the chunks are shuffled first, then the rows within each window. A window of at
-            least ``rows`` shuffles all rows at once.
+            least ``rows`` shuffles all rows at once. In a plan with lanes, the window of all lanes together, a multiple
+            of ``batch``.
         chunk: number of neighbouring rows that move together between windows (a Parquet row group).
         buckets: number of rows of each image size, in the order of positions, if there are several sizes. A microbatch
-            then holds rows of one bucket, and microbatches of all buckets are mixed at random.
+            then holds rows of one bucket, and microbatches of all buckets are mixed at random; in a plan with lanes,
+            the microbatches of a lane within a segment have one bucket.
+        order: ``WINDOWED`` or ``LANED``, the version of the order. They agree if all rows are shuffled at once.
 
     Raises:
         ValueError: if there are no rows, or ``batch`` is no multiple of ``microbatch``.
@@ -40,6 +51,7 @@ class Plan:
     window: int = 1 << 16
     chunk: int = 1024
     buckets: tuple[int, ...] = ()
+    order: int = WINDOWED
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -50,11 +62,34 @@ class Plan:
                 "; change one of them"
             )
         assert not self.buckets or sum(self.buckets) == self.rows
+        assert self.order in (WINDOWED, LANED)
+        assert not self.has_lanes or self.window % self.batch == 0
 
     @property
     def microbatches(self) -> int:
         """Number of microbatches in a global batch."""
         return self.batch // self.microbatch
+
+    @property
+    def has_lanes(self) -> bool:
+        """True if each microbatch index reads row groups of its own."""
+        return self.order == LANED and self.window < self.rows
+
+    @property
+    def segment(self) -> int:
+        """Number of steps in a segment; segment k has the steps k * segment up to (k + 1) * segment.
+
+        The microbatches of one index in a segment read the same row groups, and those of other segments read others.
+        Without lanes, each step is a segment of its own.
+        """
+        return self.window // self.batch if self.has_lanes else 1
+
+    def steps_together(self, most: int) -> int:
+        """Return the number of steps, at most ``most``, for which a process should make microbatches of one index.
+
+        Ranges cut at its multiples lie within one segment. A whole segment reads each of its row groups once.
+        """
+        return max(n for n in range(1, most + 1) if self.segment % n == 0) if self.has_lanes else most
 
     def epoch(self, step: int) -> float:
         """Return the number of epochs, fractional, that are completed before ``step``."""
@@ -63,43 +98,51 @@ class Plan:
     def rows_of(self, step: int, index: int) -> np.ndarray:
         """Return the row positions, int64 [microbatch], of microbatch ``index`` of ``step``."""
         assert 0 <= index < self.microbatches
-        number = step * self.microbatches + index
-        if len(self.buckets) < 2:
-            return self._endless(number, 0, self.rows)
-        bucket, number = self._bucket_of(number)
-        return sum(self.buckets[:bucket]) + self._endless(number, bucket, self.buckets[bucket])
+        segment, inside = divmod(step, self.segment)
+        number, unit = segment * self.microbatches + index, self.segment * self.microbatch
+        bucket, first, rows = 0, 0, self.rows
+        if len(self.buckets) > 1:
+            bucket, number = self._bucket_of(number, unit)
+            first, rows = sum(self.buckets[:bucket]), self.buckets[bucket]
+        places = np.arange(inside * self.microbatch, (inside + 1) * self.microbatch, dtype=np.int64)
+        if self.has_lanes:
+            places = permute_numbers(places, unit, key(self.seed, LANES, number, bucket))
+        return first + self._endless(number * unit + places, bucket, rows)
 
-    def _endless(self, number: int, bucket: int, rows: int) -> np.ndarray:
-        """Return positions, int64 [microbatch], of microbatch ``number`` in the endless epochs of a bucket's rows."""
-        places = np.arange(number * self.microbatch, (number + 1) * self.microbatch, dtype=np.int64)
+    def _endless(self, places: np.ndarray, bucket: int, rows: int) -> np.ndarray:
+        """Return positions, int64 [N], at ``places`` [N] of the endless epochs of a bucket's rows."""
         epochs = places // rows
-        result = np.empty(self.microbatch, dtype=np.int64)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        result = np.empty(len(places), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            result[here] = epoch_order(
-                places[here] - epoch * rows, rows, self.window, self.chunk, key(self.seed, ORDER, epoch, bucket)
-            )
+            seed, inside = key(self.seed, ORDER, epoch, bucket), places[here] - epoch * rows
+            if self.has_lanes:
+                result[here] = chunk_positions(inside, epoch, rows, self.chunk, seed)
+            else:
+                result[here] = epoch_order(inside, rows, self.window, self.chunk, seed)
         return result
 
-    def _bucket_of(self, number: int) -> tuple[int, int]:
-        """Return the bucket of microbatch ``number``, and its number within the bucket.
+    def _bucket_of(self, number: int, unit: int) -> tuple[int, int]:
+        """Return the bucket of the ``number``-th unit of ``unit`` rows, and the unit's number within the bucket.
 
-        In epoch e bucket b, of n_b rows, has floor((e + 1) n_b / m) - floor(e n_b / m) microbatches of m rows, so that
-        its rows follow one another without a gap. The microbatches of all buckets are in random order.
+        In epoch e bucket b, of n_b rows, has floor((e + 1) n_b / u) - floor(e n_b / u) units of u rows, so that its
+        rows follow one another without a gap. The units of all buckets are in random order.
         """
-        epoch = number * self.microbatch // self.rows
-        while sum(self._count_before(epoch + 1)) <= number:
+        epoch = number * unit // self.rows
+        while sum(self._count_before(epoch + 1, unit)) <= number:
             epoch += 1
-        before = self._count_before(epoch)
-        ends = np.cumsum([after - start for start, after in zip(before, self._count_before(epoch + 1), strict=True)])
+        before = self._count_before(epoch, unit)
+        ends = np.cumsum(
+            [after - start for start, after in zip(before, self._count_before(epoch + 1, unit), strict=True)]
+        )
         slot = np.array([number - sum(before)])
         place = int(permute_numbers(slot, int(ends[-1]), key(self.seed, BUCKETS, epoch))[0])
         bucket = int(np.searchsorted(ends, place, side="right"))
         return bucket, before[bucket] + place - (int(ends[bucket - 1]) if bucket else 0)
 
-    def _count_before(self, epoch: int) -> list[int]:
-        """Return the number of microbatches of each bucket before ``epoch``."""
-        return [epoch * rows // self.microbatch for rows in self.buckets]
+    def _count_before(self, epoch: int, unit: int) -> list[int]:
+        """Return the number of units of each bucket before ``epoch``."""
+        return [epoch * rows // unit for rows in self.buckets]
 
     def of_rank(self, rank: int, world: int) -> list[int]:
         """Return the indices of the microbatches of each global batch that ``rank`` of ``world`` ranks computes.

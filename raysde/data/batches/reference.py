@@ -8,7 +8,7 @@ from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, hash_contents, read_derived
-from raysde.data.dataset.reader import Reader, open_dataset_reader
+from raysde.data.dataset.reader import FIELDS, Reader, open_dataset_reader
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
 
@@ -52,6 +52,7 @@ class DataReference:
             :func:`raysde.data.dataset.split.split_rows`.
         rows: class that maps the plan's positions to row numbers.
         text, latents: precomputed embeddings and latents to read, if any.
+        fields: values that the model takes beside images, see :class:`raysde.data.dataset.reader.Reader`.
     """
 
     path: str
@@ -63,6 +64,7 @@ class DataReference:
     rows: type[Rows] = Rows
     text: DerivedReference | None = None
     latents: DerivedReference | None = None
+    fields: frozenset[str] = FIELDS
 
     def open(self) -> tuple[Feed, Reader]:
         """Return the microbatches and this process's reader; repeated calls return the same ones.
@@ -81,6 +83,7 @@ def _open_reference(reference: DataReference) -> tuple[Feed, Reader]:
         reference.fingerprint,
         None if text is None else text.open(TextEmbeddings),
         None if latents is None else latents.open(Latents),
+        reference.fields,
     )
     rows, _ = split_rows(reader.manifest, reference.validation, reference.split_seed)
-    return Feed(reference.plan, reference.rows(rows.layouts, rows.held), reference.view), reader
+    return Feed(reference.plan, reference.rows(rows.layouts, rows.held), reference.view, reference.fields), reader

@@ -84,6 +84,46 @@ class Rows:
         return result
 
 
+@dataclass(frozen=True)
+class AlignedRows(Rows):
+    """The rows of some shards without the held-out ones, in an order that keeps each row group side by side.
+
+    In :class:`Rows` each held-out row moves all later rows forward, so that chunks of positions no longer coincide with
+    row groups. Here the place of a held-out row is taken by one of the rows behind the last full row group.
+    """
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """Return the row numbers, int64 [N], of positions [N] in 0..count-1."""
+        borders, starts = self._borders(), np.concatenate([[0], np.cumsum(self.sizes)])
+        result = np.empty(len(positions), dtype=np.int64)
+        bucket = np.searchsorted(starts, positions, side="right") - 1
+        for number in np.unique(bucket).tolist():
+            here = bucket == number
+            first, last = np.searchsorted(self.held, borders[number : number + 2])
+            held = self.held[first:last] - borders[number]
+            layout = self.layouts[number]
+            result[here] = layout.rows_at(_fill_places(positions[here] - starts[number], layout, held))
+        return result
+
+
+def _fill_places(positions: np.ndarray, layout: Layout, held: np.ndarray) -> np.ndarray:
+    """Return the layout's positions, int64 [N], at ``positions`` of its rows without ``held``, row groups kept whole.
+
+    Args:
+        positions: int64 [N], in 0..count-1 of the rows that are not held out.
+        held: held-out positions of the layout, int64, sorted.
+    """
+    rows = layout.count - len(held)
+    border = min(int(layout.full_before[-1]), rows) // layout.group * layout.group
+    holes, spare = np.split(held, [np.searchsorted(held, border)])
+    hole = np.searchsorted(holes, positions)
+    is_hole = np.append(holes, -1)[hole] == positions
+    # the rows from the border on fill the holes first, in order
+    rank = np.where(is_hole, hole, len(holes) + positions - border)
+    passed = np.searchsorted(spare - np.arange(len(spare)), border + rank, side="right")
+    return np.where((positions < border) & ~is_hole, positions, border + rank + passed)
+
+
 def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
     """Hold out ``count`` random rows; return the rows to train on, and the held-out row numbers, int64 [N], sorted.
 

@@ -1,7 +1,7 @@
 """Random access to the decoded rows of a data set, with a cache of encoded row groups."""
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,11 +12,13 @@ from raysde.data.dataset.manifest import SCHEMA, Manifest, Split, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
 from raysde.data.dataset.row_groups import RowGroups
+from raysde.data.dataset.segments import Segments, read_index
 from raysde.data.dataset.view import CAPTION, STILL, View
 from raysde.images.codec import decode_image
 
-CACHE = 512 << 20
-COLUMNS = ["image.bytes", "captions", "label"]
+CACHE = 208 << 20
+FIELDS = frozenset({"captions", "labels"})
+"""Values of a row beside its image that a reader gives unless it is asked for fewer."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The encoded images, captions and labels of a row group."""
+    """The encoded images, captions and labels of a row group; None if they are not read."""
 
-    images: pa.BinaryArray
-    captions: pa.ListArray
-    labels: pa.StringArray
+    images: pa.BinaryArray | None
+    captions: pa.ListArray | None
+    labels: pa.StringArray | None
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowGroup":
-        """Return the row group of a table with the columns ``COLUMNS``."""
-        captions, labels = (table.column(name).combine_chunks() for name in ("captions", "label"))
-        return cls(table.column("image").combine_chunks().field("bytes"), captions, labels)
+        """Return the row group of a table with some of the columns image, captions and label."""
+        image, captions, labels = (
+            table.column(name).combine_chunks() if name in table.column_names else None
+            for name in ("image", "captions", "label")
+        )
+        return cls(None if image is None else image.field("bytes"), captions, labels)
 
 
 def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
@@ -66,6 +71,7 @@ class Reader:
         manifest: manifest of the data set.
         text: precomputed embeddings to return with the captions.
         latents: precomputed latents to return instead of images.
+        fields: values to read beside images, of ``FIELDS``; embeddings replace captions, which are then "".
         cache_bytes: size of the cache of encoded row groups in bytes.
     """
 
@@ -75,13 +81,27 @@ class Reader:
         *,
         text: TextEmbeddings | None = None,
         latents: Latents | None = None,
+        fields: Collection[str] = FIELDS,
         cache_bytes: int = CACHE,
     ) -> None:
         self.moments = None if latents is None else LatentMoments(latents, manifest)
         self.contexts = None if text is None else Contexts(text, manifest)
         self.manifest = manifest
         self.numbers = {name: number for number, name in enumerate(manifest.labels)}
-        self.groups = RowGroups(manifest, manifest.path, SCHEMA, RowGroup.of, columns=COLUMNS, budget=cache_bytes)
+        wanted = {
+            "image.bytes": latents is None,
+            "captions": "captions" in fields and text is None,
+            "label": "labels" in fields,
+        }
+        self.groups = RowGroups(
+            manifest,
+            manifest.path,
+            SCHEMA,
+            RowGroup.of,
+            columns=[name for name, read in wanted.items() if read],
+            budget=cache_bytes,
+            segments=open_segments(manifest) if latents is None else None,
+        )
 
     def read(
         self,
@@ -109,12 +129,14 @@ class Reader:
         shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
         images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
-        for place, group, inside in self.groups.holding(rows):
+        for place, group, inside in self.groups.holding(rows) if self.groups.columns else ():
             draw = draws[place]
-            if moments is None:
-                self._show(group, inside, int(rows[place]), view, draw, images[place])
-            captions[place] = _choose_captions(group.captions[inside].as_py(), draw[CAPTION])
-            labels[place] = self._number(group.labels[inside].as_py(), int(rows[place]))
+            if group.images is not None:
+                self._show(group.images[inside], int(rows[place]), view, draw, images[place])
+            if group.captions is not None:
+                captions[place] = _choose_captions(group.captions[inside].as_py(), draw[CAPTION])
+            if group.labels is not None:
+                labels[place] = self._number(group.labels[inside].as_py(), int(rows[place]))
         context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
         return Columns(images, captions, labels, context, tokens, moments)
 
@@ -152,6 +174,7 @@ class Reader:
     def image_file(self, row: int) -> bytes:
         """Return the encoded image of a row, the bytes of a PNG or JPEG file."""
         ((_, group, inside),) = self.groups.holding(np.array([row]))
+        assert group.images is not None, "a reader of latents reads no images"
         return bytes(group.images[inside].as_py())
 
     def _shard_of(self, row: int) -> int:
@@ -181,9 +204,9 @@ class Reader:
             raise ValueError(f"row {row} has the label {label!r}, which {where} does not list")
         return found
 
-    def _show(self, group: RowGroup, inside: int, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
+    def _show(self, image: pa.BinaryScalar, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
         """Decode an image into ``out``, uint8 [H, W, C], and crop it if the view or its shape requires it."""
-        data = memoryview(group.images[inside].as_buffer()).cast("B")
+        data = memoryview(image.as_buffer()).cast("B")
         stored = self.manifest.shards[self._shard_of(row)].image
         try:
             if stored == out.shape[:2] and not view.changes:
@@ -200,7 +223,11 @@ def _choose_captions(captions: list[str], draw: float) -> str:
 
 @lru_cache(maxsize=2)
 def open_dataset_reader(
-    path: str, fingerprint: str, text: TextEmbeddings | None = None, latents: Latents | None = None
+    path: str,
+    fingerprint: str,
+    text: TextEmbeddings | None = None,
+    latents: Latents | None = None,
+    fields: frozenset[str] = FIELDS,
 ) -> Reader:
     """Return this process's reader of a data set; repeated calls return the same one.
 
@@ -210,4 +237,14 @@ def open_dataset_reader(
     manifest = read_manifest(path)
     if manifest.fingerprint != fingerprint:
         raise ValueError(f"the data set at {path} was changed while it was in use; restore it, or start a new run")
-    return Reader(manifest, text=text, latents=latents)
+    return Reader(manifest, text=text, latents=latents, fields=fields)
+
+
+def open_segments(manifest: Manifest) -> Segments | None:
+    """Return the places of the segments of a data set's shards; None if it was made before there were segments.
+
+    Raises:
+        ValueError: if their index is damaged or of another data set.
+    """
+    counts = np.array([-(-shard.rows // manifest.row_group) for shard in manifest.shards], dtype=np.int64)
+    return read_index(manifest.path, manifest.fingerprint, counts)

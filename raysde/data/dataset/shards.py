@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
+from raysde.data.dataset.segments import write_segments
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path, open_filesystem
@@ -35,10 +36,10 @@ def write_shard(
         OSError: naming the shard, if it cannot be written.
     """
     out = pa.BufferOutputStream()
-    pq.write_table(
+    write_segments(
         table.cast(SCHEMA),
         out,
-        row_group_size=row_group,
+        row_group=row_group,
         compression={"image.bytes": "none", **dict.fromkeys(COMPRESSED, "zstd")},
         use_dictionary=["label"],
         write_page_checksum=True,

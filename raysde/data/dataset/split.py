@@ -1,5 +1,7 @@
 """Split of a data set's rows into training rows and held-out rows, and the size of the shuffle window."""
 
+import math
+
 import numpy as np
 
 from raysde.data.dataset.layout import Rows, choose_positions, hold_out_rows
@@ -8,6 +10,12 @@ from raysde.data.dataset.manifest import Manifest
 VALIDATION_ROWS = 2048
 WINDOW_BYTES = 256 << 20
 WINDOW_ROWS = 1 << 20
+SMALL_BYTES = 192 << 20
+"""Size of the data sets whose rows are all shuffled at once: each process that reads them keeps them in its cache."""
+LANE_BYTES = (64 << 20, 1 << 30)
+"""Least and largest size of the encoded images in the window of all lanes."""
+LANE_SHARE = 5, 16
+"""Row groups in the window of all lanes, as a share of the rows of a global batch."""
 
 
 def split_rows(manifest: Manifest, validation: int | None, seed: int) -> tuple[Rows, np.ndarray]:
@@ -37,3 +45,28 @@ def shuffle_window(manifest: Manifest, wanted: int | None) -> int:
         each = max(1.0, manifest.bytes / max(1, manifest.rows))
         wanted = max(8 * group, int(min(WINDOW_ROWS, WINDOW_BYTES / each)))
     return max(1, wanted // group) * group
+
+
+def lane_window(manifest: Manifest, rows: int, batch: int, microbatch: int, wanted: int | None) -> int:
+    """Return the shuffle buffer of all lanes in rows, a multiple of ``batch``; or ``rows`` to shuffle all at once.
+
+    The default takes 5 row groups for 16 rows of a global batch, at least 64 MB and at most 1 GB of encoded images. A
+    global batch of 2,048 then mixes about 600 row groups, for microbatches from 16 to 64 rows. All rows are shuffled at
+    once in data sets up to 192 MB, or if ``wanted`` is at least ``rows``.
+
+    Args:
+        rows: number of training rows.
+        batch, microbatch: number of rows in a global batch and in a microbatch.
+        wanted: the buffer in rows; None for the default.
+    """
+    size, group = manifest.bytes, manifest.row_group
+    if rows <= wanted if wanted is not None else size <= SMALL_BYTES:
+        return rows
+    if wanted is None:
+        least, most = (bound * manifest.rows // size for bound in LANE_BYTES)
+        wanted = max(least, min(most, batch * group * LANE_SHARE[0] // LANE_SHARE[1]))
+    steps = max(1, min(-(-wanted // batch), rows // (2 * batch)))
+    unit = 1 << max(0, steps.bit_length() - 3)  # the steps have divisors, for blocks of a part of a segment
+    whole = math.lcm(unit, group // math.gcd(group, microbatch))  # a lane then takes whole row groups
+    steps = min((-(-steps // each) * each for each in (whole, unit)), key=lambda found: found > 1.5 * steps)
+    return min(rows, steps * batch)

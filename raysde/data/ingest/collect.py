@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
 from raysde.data.dataset.manifest import Manifest, write_manifest
+from raysde.data.dataset.segments import write_index
 from raysde.data.dataset.shard_table import Shard, Shards
 from raysde.data.dataset.verify import record_etags
 from raysde.data.ingest.convert import Converted, Rules
@@ -27,7 +28,7 @@ from raysde.io.parallel import map_ahead
 def collect_parts(
     parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
 ) -> Manifest:
-    """Write report.json and the manifest for converted parts, and return the manifest.
+    """Write report.json, segments.arrow and the manifest for converted parts, and return the manifest.
 
     Args:
         parts: the converted parts in the order of the source; each is dropped before the next but a few is taken.
@@ -41,6 +42,7 @@ def collect_parts(
     bad: list[Bad] = []
     statistics, remarks = Statistics(), Remarks()
     unread: Counter[str] = Counter()
+    segments: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         report = Report(out, Path(folder))
         for part, identities in map_ahead(lambda part: (part, read_identities(out, part.number)), parts):
@@ -50,6 +52,7 @@ def collect_parts(
             statistics.add(part.statistics)
             unread.update(part.unread)
             remarks.add(part.remarks)
+            segments |= part.segments
         if not shards:
             first = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"no image in {source} can be read{first}")
@@ -68,6 +71,9 @@ def collect_parts(
             skipped=len(bad),
         )
         write_json(child_path(out, "report.json"), {**describe_samples(bad, unread, remarks), **report.repetitions()})
+    lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]
+    if all(lengths):
+        write_index(out, manifest.fingerprint, lengths)
     manifest = record_etags(manifest)
     write_manifest(manifest)
     forget_unfinished(out)

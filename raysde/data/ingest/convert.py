@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from raysde.data.dataset.manifest import SCHEMA, Shard, Split
+from raysde.data.dataset.manifest import SCHEMA
+from raysde.data.dataset.segments import segment_lengths
+from raysde.data.dataset.shard_table import Shard, Split
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.identities import write_identities
 from raysde.data.ingest.samples import Bad, Sample, SourcePart
@@ -20,6 +22,7 @@ from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, near
 from raysde.images.open import is_plain, read_picture
 from raysde.images.remarks import Remarks
 from raysde.images.sizes import Size, format_size, read_size
+from raysde.io.filesystems import child_path
 
 SMALL = 64
 SHARD_BYTES = 256 << 20
@@ -83,6 +86,7 @@ class Converted:
         bad: unusable samples, each with the reason.
         unread: number of samples with each ignored key of metadata.
         number: number of the part in its source, which names the file of its rows' identities.
+        segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
     """
 
     shards: list[Shard]
@@ -91,6 +95,7 @@ class Converted:
     unread: Counter[str] = field(default_factory=Counter)
     remarks: Remarks = field(default_factory=Remarks)
     number: int = 0
+    segments: dict[str, list[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -101,6 +106,7 @@ class Converted:
             "unread": dict(sorted(self.unread.items())),
             "remarks": self.remarks.to_json(),
             "number": self.number,
+            "segments": self.segments,
         }
 
     @classmethod
@@ -108,8 +114,9 @@ class Converted:
         """Return the result from the JSON values of :meth:`to_json`."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
-        remarks = Remarks.from_json(values["remarks"])
-        return cls(shards, bad, statistics, Counter(values["unread"]), remarks, values["number"])
+        counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
+        # an ingest that an earlier version began recorded no segments
+        return cls(shards, bad, statistics, *counted, values["number"], values.get("segments", {}))
 
 
 def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
@@ -134,6 +141,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
         file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
+        result.segments[file] = segment_lengths(child_path(out, file))
         sizes.pop(kind)
 
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)

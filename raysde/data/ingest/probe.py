@@ -17,7 +17,8 @@ from raysde.images.sizes import Size
 LOOKED_AT = 16
 FURTHER = 256
 """Number of images that are checked for colour by their format, in at most 16 parts spread over the source."""
-GROUP_BYTES = 4 << 20
+GROUP_BYTES = 1 << 20
+"""Least size of a row group: large enough for one request, small enough for hundreds of them in a batch."""
 
 
 def read_first_samples(source: Source) -> list[Sample]:
@@ -63,7 +64,7 @@ def choose_rules(
     Args:
         size: by default, see :func:`choose_size`.
         channels: by default 1 if all images that are checked have grey formats, else 3.
-        row_group: by default a power of two from 16 to 1024 that makes about 4 MB.
+        row_group: by default the smallest power of two, up to 1024, that makes at least 1 MB.
         fit, bucket_multiple, encode, quality, background, validation, shard_rows: see
             :class:`raysde.data.ingest.convert.Rules`.
 
@@ -114,11 +115,11 @@ def is_all_grey(source: Source) -> bool:
 
 
 def choose_row_group(samples: list[Sample], rules: Rules) -> int:
-    """Return the number of rows of a row group of about 4 MB, a power of two from 16 to 1024."""
+    """Return the number of rows of a row group of 1 to 2 MB: the smallest power of two, up to 1024."""
     sizes = []
     for sample in samples:
         picture = open_picture(sample.data, rules.channels, background=rules.background)
         with contextlib.suppress(ValueError):  # the conversion reports images that cannot be fitted to the size
             sizes.append(len(encode_stored(sample.data, picture, resize_picture(picture, rules), rules)))
-    wanted = max(16, min(1024, GROUP_BYTES * len(sizes) // max(1, sum(sizes))))
-    return 1 << (wanted.bit_length() - 1)
+    wanted = max(1, min(1024, -(-GROUP_BYTES * len(sizes) // max(1, sum(sizes)))))
+    return 1 << (wanted - 1).bit_length()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from raysde.config import loading
-from raysde.data.dataset.manifest import FORMAT, Manifest, Shard, read_manifest, write_manifest
+from raysde.data.dataset.manifest import FORMAT, Manifest, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shard_table import Shard
 from raysde.data.ingest.digits import load_digits
 from raysde.images.codec import decode_image
 from raysde.runs.run import check_resumable, open_run

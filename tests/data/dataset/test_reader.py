@@ -15,8 +15,9 @@ from raysde.data.batches.arrow import from_table, to_table
 from raysde.data.batches.microbatch import Feed, held_out_batches, read_batches
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import hold_out_rows
-from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
+from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader, open_dataset_reader
+from raysde.data.dataset.shard_table import Shard
 from raysde.data.dataset.shards import distinct_captions, write_shard
 from raysde.data.dataset.split import shuffle_window, split_rows
 from raysde.data.dataset.verify import verify_shards

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from raysde.data.dataset.layout import Layout, Rows, choose_positions, hold_out_rows, locate_rows
-from raysde.data.dataset.manifest import Manifest, Shard
+from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.shard_table import Shard
 from raysde.data.dataset.split import VALIDATION_ROWS, split_rows
 
 LAYOUTS = (Layout([0, 60], [25, 15], 10), Layout([25], [35], 10))

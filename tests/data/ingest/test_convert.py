@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from raysde.data.dataset.manifest import read_manifest
-from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.reader import Reader, open_segments
 from raysde.data.dataset.verify import verify_shards
 from raysde.data.dataset.view import STILL
 from raysde.data.ingest.collect import collect_parts
@@ -285,6 +285,23 @@ def test_the_report_names_copies_and_repeated_keys(tmp_path):
     assert sorted(found["duplicates"]["groups"]) == [["0002.png", "copy"], ["0004.png", "0001.png"]]
     assert found["repeated_keys"] == {"rows": 1, "groups": [["0001.png", "0001.png"]]}
     assert found["skipped"] == [{"key": "x", "reason": "x is missing"}]
+
+
+def test_an_ingest_lists_its_segments(tmp_path):
+    """The index has a length for each row group; parts that an earlier version converted have none, and so no index."""
+    given, rules = samples(24), Rules(channels=3, size=8, validation=0.25, shard_rows=6, row_group=4)
+    parts = [convert_part(Given(part), n, rules, str(tmp_path)) for n, part in enumerate((given[:11], given[11:]))]
+    back = [Converted.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
+    manifest = collect_parts(back, rules, str(tmp_path), source="s", licence="l")
+    places = open_segments(manifest)
+    for number, shard in enumerate(manifest.shards):
+        last = -(-shard.rows // 4) - 1
+        assert sum(places.place(number, last)) < shard.bytes
+        assert places.place(number, 0)[0] == 0
+    earlier = [{key: value for key, value in part.to_json().items() if key != "segments"} for part in parts]
+    (tmp_path / "segments.arrow").unlink()
+    collect_parts(map(Converted.from_json, earlier), rules, str(tmp_path), source="s", licence="l")
+    assert open_segments(manifest) is None
 
 
 def test_reading_back(tmp_path):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysde.data.ingest.convert import Converted, convert_part
-from raysde.data.ingest.probe import choose_rules
+from raysde.data.ingest.convert import Converted, Rules, convert_part
+from raysde.data.ingest.probe import choose_row_group, choose_rules
+from raysde.data.ingest.samples import Sample
 from raysde.data.ingest.sources import open_source
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
 from raysde.images.remarks import SENTENCES, Remarks
@@ -202,3 +203,10 @@ def heic():
     out = io.BytesIO()
     out.write(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
     return out.getvalue()
+
+
+@pytest.mark.parametrize(("side", "rows"), [(256, 8), (88, 64), (16, 1024)])
+def test_row_groups_are_of_one_to_two_megabytes(side, rows):
+    """Noise has about 3 bytes a pixel as PNG: 197 kB, 23 kB and 0.8 kB."""
+    samples = tuple(Sample(f"{n}.png", image_file(Image.fromarray(rng_image(n, side)), "PNG")) for n in range(4))
+    assert choose_row_group(list(samples), Rules(channels=3, size=side)) == rows
