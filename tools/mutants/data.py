@@ -20,6 +20,7 @@ BLOCKS = "tests/data/batches/test_blocks.py"
 REFERENCE = "tests/data/batches/test_reference.py"
 
 MUTANTS = [
+    Mutant("a first block as long as the others", "raysde.data.batches.blocks:StreamSpec.segments", "size = 1", "size = self.block_steps", BLOCKS),
     Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
     Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),
     Mutant("any microbatch for the one expected", "raysde.data.batches.blocks:group_by_step", "if found != [(step, index) for index in mine]:", "if len(found) < len(mine):", BLOCKS),

@@ -1,8 +1,8 @@
 """The blocks of a run's stream: the microbatches in each, how any process makes one, and how a worker regroups them.
 
-A block holds the microbatches of one index for the steps of a segment. Segments begin at multiples of their length, so
-that a worker group which resumes elsewhere, or with another number of workers, makes the same blocks. Each worker needs
-only the blocks of its own microbatches. Processes that make blocks import this module, and neither Ray nor networks.
+A block holds the microbatches of one index for the steps of a segment. Segments are cut at multiples of their length,
+wherever a worker group resumes and whatever its number of workers. Each worker needs only the blocks of its own
+microbatches. Processes that make blocks import this module, and neither Ray nor networks.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class StreamSpec:
     Attributes:
         data: reference to the data set, the batch plan and the view of the images.
         start, stop: first step of the stream, and the step after its last.
-        block_steps: steps per segment.
+        block_steps: steps per segment; the first segments are shorter.
         row_bytes: size of a row in a block.
     """
 
@@ -56,8 +56,15 @@ class StreamSpec:
         return self.block_steps * self.plan.microbatch * self.row_bytes
 
     def segments(self) -> Iterator[tuple[int, int]]:
-        """Yield the first step of each segment of the stream, and the step after its last."""
-        return split_steps(self.start, self.stop, self.block_steps)
+        """Yield the first step of each segment of the stream, and the step after its last.
+
+        The first segments have one, two, four and so on steps, so that training begins before a full block is made.
+        """
+        size = 1
+        for first, stop in split_steps(self.start, self.stop, self.block_steps):
+            while first < stop:
+                yield first, min(first + size, stop)
+                first, size = min(first + size, stop), min(2 * size, self.block_steps)
 
     def blocks_of(self, rank: int, world: int) -> Iterator[Block]:
         """Yield the blocks of one of ``world`` ranks in their order; there may be millions.

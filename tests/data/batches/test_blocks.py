@@ -23,7 +23,7 @@ START, STOP, STEPS = 4, 11, 3
 
 @pytest.fixture(scope="module")
 def spec(digits) -> StreamSpec:
-    """Return a stream with six microbatches per step; its first and last segment are one step short."""
+    """Return a stream with six microbatches per step, whose segments have 1, 1, 3 and 2 steps."""
     view = View(shape=(6, 6), crop="random", scale=(0.5, 1.0))
     data = DataReference(path=digits.path, fingerprint=digits.fingerprint, view=view, validation=digits.rows - 180,
                          plan=Plan(rows=180, batch=24, microbatch=4, seed=1), split_seed=1)  # fmt: skip
@@ -53,10 +53,13 @@ def test_blocks_hold_each_microbatch_of_each_step_once(spec, world):
         assert {block.index for block in spec.blocks_of(rank, world)} == set(spec.plan.of_rank(rank, world))
 
 
-def test_segments_do_not_depend_on_the_step_of_a_restart(spec):
-    """A stream that begins later makes the blocks of the longer stream, from its first whole segment on."""
-    assert list(spec.segments()) == [(4, 6), (6, 9), (9, 11)]
-    assert list(replace(spec, start=5).segments()) == [(5, 6), (6, 9), (9, 11)]
+def test_segments_begin_short_and_are_cut_at_multiples(spec):
+    """The first ones double in length, and none crosses a multiple of the steps per segment."""
+    assert list(spec.segments()) == [(4, 5), (5, 6), (6, 9), (9, 11)]
+    assert list(replace(spec, start=6).segments()) == [(6, 7), (7, 9), (9, 11)]
+    assert list(replace(spec, start=0, stop=64, block_steps=16).segments()) == [
+        (0, 1), (1, 3), (3, 7), (7, 15), (15, 16), (16, 32), (32, 48), (48, 64),
+    ]  # fmt: skip
     assert list(replace(spec, start=STOP).segments()) == []
 
 
@@ -97,7 +100,7 @@ def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, worl
         lambda mine: [mine[1], mine[0], *mine[2:]],
         lambda mine: [mine[0], *mine],
         lambda mine: [*mine, mine[-1]],
-        lambda mine: [mine[0][::-1], *mine[1:]],
+        lambda mine: [*mine[:-1], mine[-1][::-1]],
         lambda mine: [mine[0][:-1], *mine[1:]],
         lambda mine: [*mine[:3], *mine[6:]],
     ],
