@@ -1,11 +1,13 @@
 """Counted figures of raysde on large clusters: bytes, requests and memory, not seconds.
 
 Run ``python benchmarks/scale.py`` for all sections, or ``python benchmarks/scale.py reading`` for one. Each section
-prints a Markdown table of measures, values and bars; the command fails if a value misses its bar.
+prints a Markdown table of measures, values and bars. The command fails if a value of the reading section misses its
+bar, or a section fails.
 """
 
 import argparse
 import hashlib
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +18,8 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import LANED, Plan
@@ -204,15 +208,23 @@ def write_one_shard(folder: Path, setting: Setting) -> np.ndarray:
 
 SECTIONS: dict[str, Callable[[], Iterator[Figure]]] = {"reading": reading}
 """Sections by name; each yields the lines of its table."""
+SCRIPTS = ("metadata", "stream", "checkpoints", "leaving", "model")
+"""Sections that are scripts of their own, ``benchmarks/scale_NAME.py``, since some of them start Ray or servers."""
 
 
 def main() -> int:
     """Print the tables of the chosen sections; return 1 if a value misses its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="sections to run; default: all")
+    names = [*SECTIONS, *SCRIPTS]
+    parser.add_argument("sections", nargs="*", choices=[[], *names], help="sections to run; default: all")
     missed = 0
-    for name in parser.parse_args().sections or SECTIONS:
-        print(f"\n## {name}\n\n| measure | value | bar |\n|---|---|---|")
+    for name in parser.parse_args().sections or names:
+        print(f"\n## {name}\n", flush=True)
+        if name in SCRIPTS:
+            script = Path(__file__).with_name(f"scale_{name}.py")
+            missed += subprocess.run([sys.executable, str(script)], check=False).returncode != 0
+            continue
+        print("| measure | value | bar |\n|---|---|---|")
         for figure in SECTIONS[name]():
             print(figure.line(), flush=True)
             missed += not figure.holds

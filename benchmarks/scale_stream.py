@@ -215,6 +215,7 @@ def print_sections(names: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="raysde-bench-") as folder:
         run = open_digits(Path(folder))
         connect()
+        print("| measure | value | bar |\n|---|---|---|")
         for name in names:
             for measure, value, bar in SECTIONS[name](run):
                 print(f"| {measure} | {value} | {bar} |", flush=True)
