@@ -265,10 +265,11 @@ def test_a_worker_reads_in_the_order_that_the_run_began_with(recipe, monkeypatch
     place.mkdir(parents=True)
     run, asked, read = open_run(loading.parse_recipe(tree)), [], worker.read_microbatches
     save_checkpoint(follow_order(run, {"order": order}), new_state(run, World().device), place, World())
-    monkeypatch.setattr(worker, "open_tracker", lambda settings: Silent())
+    monkeypatch.setattr(worker, "open_tracker", lambda *given: Silent())
     monkeypatch.setattr(worker, "report_checkpoint", lambda *given: None)
     monkeypatch.setattr(worker, "read_microbatches", lambda run, *given: asked.append(run) or read(run, *given))
-    worker.run_worker({"threads": 1, "recipe": tree, "started": 0.0, "reports": SimpleNamespace(send=print)})
+    settings = {"threads": 1, "recipe": tree, "started": 0.0, "lease": None, "leaving": "word"}
+    worker.run_worker({**settings, "reports": SimpleNamespace(send=print)})
     assert [each.plan.order for each in asked] == [order]
     assert run.plan.has_lanes
 

@@ -243,7 +243,7 @@ def for_precompute(recorder: Recorder) -> None:
 def for_training(recorder: Recorder) -> None:
     done = SimpleNamespace(checkpoint="", model="", tracking_uri="", run_id="")
     recorder.replace("raysde.cluster.job.train_job", done)
-    run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4))  # noqa: E731
+    run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4), config=recipe)  # noqa: E731
     recorder.replace("raysde.runs.run.open_run", run)
     recorder.replace("raysde.runs.run.check_run", [])
     recorder.replace("raysde.runs.run.list_remarks", [])
@@ -251,7 +251,8 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.commands.train.suggest_sample_command", "")
     recorder.replace("raysde.runs.local.check_place", None)
     recorder.replace("raysde.runs.local.train_here", None)
-    recorder.replace("raysde.runs.history.record_history", lambda run, shown: nullcontext(shown))
+    recorder.replace("raysde.runs.history.record_history", lambda run, shown, lease: nullcontext(shown))
+    recorder.replace("raysde.runs.lease.hold_run", nullcontext())
     recorder.replace("raysde.cluster.demo.demo_job", None)
     recorder.replace("raysde.config.loading.load_recipe", loading.load_recipe)
     recorder.replace("raysde.config.reference.format_reference", "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import pyarrow as pa
@@ -45,25 +45,29 @@ class CountedStore(pafs.FileSystemHandler):
 
 
 class _CountedFile:
-    """A file whose reads are counted; Arrow calls ``read`` after ``seek`` under a lock of its own."""
+    """A file whose reads are counted. Threads that share it have a position each, since Arrow seeks to learn the size."""
 
     def __init__(self, place: Path, store: CountedStore) -> None:
-        self.source, self.store, self.closed = place.open("rb"), store, False
+        self.place, self.store, self.closed, self.at = place, store, False, local()
 
     def read(self, size: int = -1) -> bytes:
-        content = self.source.read(size)
+        with self.place.open("rb") as source:
+            source.seek(self.tell())
+            content = source.read(size)
+        self.at.position = self.tell() + len(content)
         with self.store.lock:
             self.store.reads.append(len(content))
         return content
 
     def seek(self, place: int, whence: int = 0) -> int:
-        return self.source.seek(place, whence)
+        start = {0: 0, 1: self.tell(), 2: self.place.stat().st_size}[whence]
+        self.at.position = start + place
+        return self.at.position
 
     def tell(self) -> int:
-        return self.source.tell()
+        return getattr(self.at, "position", 0)
 
     def close(self) -> None:
-        self.source.close()
         self.closed = True
 
 

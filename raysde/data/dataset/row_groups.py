@@ -68,7 +68,7 @@ class RowGroups(Generic[Group]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickling to another process, without the cached row groups and open files."""
-        apart = ("kept", "footers", "opened", "lock")
+        apart = ("kept", "footers", "opened", "lock", "opening")
         return {name: value for name, value in vars(self).items() if name not in apart} | {"bytes": 0}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class RowGroups(Generic[Group]):
         self.kept: OrderedDict[tuple[int, int], tuple[Group, int]] = OrderedDict()
         self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
         self.opened: OrderedDict[int, pa.NativeFile] = OrderedDict()
-        self.lock = Lock()
+        self.lock, self.opening = Lock(), [Lock() for _ in range(2 * AHEAD)]
 
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
         """Yield (position in ``rows``, row group, position in the row group) of each row, one row group after another.
@@ -152,18 +152,19 @@ class RowGroups(Generic[Group]):
 
     def _open_source(self, shard: int) -> pa.NativeFile:
         """Open a shard's file; remote files stay open, since each opening is a request for the file's size."""
-        with self.lock:
-            if shard in self.opened:
-                self.opened.move_to_end(shard)
-                return self.opened[shard]
-        system, inside = open_filesystem(child_path(self.folder, self.manifest.shards[shard].file))
-        source = system.open_input_file(inside)
-        if not isinstance(system, pafs.LocalFileSystem):
+        with self.opening[shard % len(self.opening)]:  # parallel reads of one shard open it once
             with self.lock:
-                self.opened[shard] = source
-                if len(self.opened) > OPEN:
-                    self.opened.popitem(last=False)
-        return source
+                if shard in self.opened:
+                    self.opened.move_to_end(shard)
+                    return self.opened[shard]
+            system, inside = open_filesystem(child_path(self.folder, self.manifest.shards[shard].file))
+            source = system.open_input_file(inside)
+            if not isinstance(system, pafs.LocalFileSystem):
+                with self.lock:
+                    self.opened[shard] = source
+                    if len(self.opened) > OPEN:
+                        self.opened.popitem(last=False)
+            return source
 
     def _open_file(self, shard: int) -> pq.ParquetFile:
         """Open a shard's file, check it against the manifest on the first time, and keep its footer."""
