@@ -231,7 +231,9 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
         sweep.end(number, "finished")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 17.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": alive, "Resources": {"CPU": 17.0}} for alive in (True, False, False)]
+    )
     monkeypatch.setattr("raysde.cluster.tune_training.open_mailbox", lambda: None)
     monkeypatch.setattr(tune, "Tuner", Full)
     said = r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command resumes it$"
@@ -248,7 +250,9 @@ def test_nodes_that_died_keep_no_cpu_for_data_tasks(monkeypatch, digits, tmp_pat
         raise Asked(given["scaling_config"].resources_per_worker)
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": alive, "Resources": {"CPU": 5.0}} for alive in (True, False, False)]
+    )
     monkeypatch.setattr("raysde.cluster.train.TorchTrainer", trainer)
     with pytest.raises(Asked, match=r"\{'CPU': 4\}"):
         run_worker_group(
