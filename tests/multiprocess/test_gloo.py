@@ -197,9 +197,7 @@ def note_captions(rank: int, tree: dict, out: str) -> None:
 
 def test_one_rank_reads_the_captions_and_all_have_them(recipe, digits, tmp_path):
     """Each rank trains the tokenizer on the same captions; with a tokenizer that is trained already, no other reads."""
-    on_ranks(
-        3, note_captions, recipe(resources__workers=3, train__batch=24, text={"kind": "scratch"}), str(tmp_path)
-    )
+    on_ranks(3, note_captions, recipe(resources__workers=3, train__batch=24, text={"kind": "scratch"}), str(tmp_path))
     expected = distinct_captions(digits, 1000)
     assert len(expected) > 10
     found = [json.loads(Path(tmp_path, str(rank)).read_text()) for rank in range(3)]
