@@ -117,7 +117,7 @@ def measure_changes(work: Path) -> dict[str, int]:
     threading.Thread(target=train, daemon=True).start()
     try:
         wait_for(lambda: steps_of(work, 1) >= 5, "fifth step")
-        second = cluster.add_node(num_cpus=2)
+        second = cluster.add_node(num_cpus=3)  # one stays free for data tasks
         wait_for(lambda: bool(saved_steps(work) or failed), "checkpoint at the resize")
         (resized,) = saved_steps(work)
         alone = steps_of(work, 1)

@@ -94,7 +94,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     job = threading.Thread(target=lambda: run_worker_group(run, tracking_uri=uri, run_id=run_id, started=time.time()))
     job.start()
     reached(tmp_path, 20)
-    second = nodes.add_node(num_cpus=2)
+    second = nodes.add_node(num_cpus=3)  # one stays free for data tasks
     wait_for(lambda: workers() == 2, "a second worker")
     reached(tmp_path, newest(tmp_path) + 30)
     nodes.remove_node(second)
