@@ -112,10 +112,11 @@ def survey_cluster(data_nodes: Mapping[str, str] | None = None) -> Cluster:
         data_nodes: labels of the nodes that run data tasks (``data.nodes``), which are not counted.
     """
     found, nodes, joined = ray.cluster_resources(), list_live_nodes(), joins_existing_cluster()
-    apart = [node["Resources"] for node in nodes if data_nodes and has_labels(node, data_nodes)]
-    theirs = [node["Resources"] for node in nodes if not (data_nodes and has_labels(node, data_nodes))]
-    cpus, gpus = (int(found.get(name, 0) - sum(each.get(name, 0) for each in apart)) for name in ("CPU", "GPU"))
-    count = sum(each.get("CPU", 0) >= 1 for each in theirs)
+    apart = [node for node in nodes if data_nodes and has_labels(node, data_nodes)]
+    count = sum(node["Resources"].get("CPU", 0) >= 1 for node in nodes if node not in apart)
+    cpus, gpus = (
+        int(found.get(name, 0) - sum(node["Resources"].get(name, 0) for node in apart)) for name in ("CPU", "GPU")
+    )
     return Cluster(cpus, gpus, max(1, count), joined, bool(apart))
 
 
