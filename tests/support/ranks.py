@@ -1,5 +1,6 @@
 """Processes that train together with gloo."""
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -20,6 +21,7 @@ def free_port() -> int:
 
 
 def entry(rank: int, world: int, port: int, work, arguments) -> None:
+    faulthandler.enable()  # a crash of a rank prints the stack of each of its threads
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
