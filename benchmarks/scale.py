@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -30,7 +30,7 @@ from raysde.data.dataset.segments import Segments, segment_lengths
 from raysde.data.dataset.shard_table import Shard
 from raysde.data.dataset.shards import write_shard
 from raysde.data.dataset.split import lane_window, split_rows
-from tests.support.counted_store import CountedStore, counted_filesystem
+from tests.support.counted_store import folder_store
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,6 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
         sizes = write_one_shard(Path(folder), setting)
         lengths = np.asarray(segment_lengths(f"{folder}/one.parquet"), dtype=np.uint32)
         segments = Segments(np.full(setting.shards, len(lengths)), np.tile(lengths, setting.shards))
-        store = CountedStore(lambda path: Path(folder) / "one.parquet")
         generator = np.random.default_rng(0)
         first = int(generator.integers(1000))
         used = groups = peak = 0
@@ -148,14 +147,14 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
         pool = pa.proxy_memory_pool(pa.system_memory_pool())
         with (
             use_pool(pool),
-            mock.patch("raysde.data.dataset.row_groups.open_filesystem", counted_filesystem(store)),
+            folder_store(lambda key: Path(folder) / "one.parquet") as store,
             mock.patch("raysde.data.dataset.reader.open_segments", return_value=segments),
             mock.patch("raysde.data.dataset.reader.decode_image"),
         ):
             for segment in range(first, first + setting.segments):
                 for index in range(plan.microbatches):
                     process = int(generator.integers(setting.processes))
-                    reader = readers.setdefault(process, Reader(manifest))
+                    reader = readers.setdefault(process, Reader(replace(manifest, path=store.uri("shards"))))
                     block = []
                     for step in range(segment * plan.segment, (segment + 1) * plan.segment):
                         chosen, _ = feed.read(reader, step, index)
@@ -164,11 +163,12 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
                     used += int(sizes[found % SHARD_ROWS].sum())
                     groups += len(np.unique(found // setting.group))
                     peak = max(peak, reader.groups.bytes)
-        del readers
-    yield Figure(f"bytes read ÷ bytes of the images used: {setting.name}", sum(store.reads) / used, setting.bar)
-    yield Figure(f"mean bytes of a GET: {setting.name}", float(np.mean(store.reads)), 1e6, least=True)
-    yield Figure(f"GETs ÷ row groups: {setting.name}", len(store.reads) / groups, 1.2)
-    yield Figure(f"requests for the size of a file (HEAD) ÷ row groups: {setting.name}", store.heads / groups)
+        del readers, reader  # before the pool of their memory
+    reads = store.read()
+    yield Figure(f"bytes read ÷ bytes of the images used: {setting.name}", sum(reads) / used, setting.bar)
+    yield Figure(f"mean bytes of a GET: {setting.name}", float(np.mean(reads)), 1e6, least=True)
+    yield Figure(f"requests, GET and HEAD, ÷ row groups: {setting.name}", len(store.requests) / groups, 1.2)
+    yield Figure(f"GETs ÷ row groups: {setting.name}", len(reads) / groups)
     yield Figure(f"cached bytes of a process: {setting.name}", peak, 256e6)
     if setting.processes == 1:
         yield Figure(f"most bytes that Arrow allocates at once: {setting.name}", pool.max_memory() or 0, 256e6)

@@ -22,8 +22,8 @@ WHOLE_ON_CLOSE = ("s3", "gcs")
 """File systems that write objects atomically; a rename there is a copy, on S3 of at most 5 GB."""
 AT_ONCE = 8 * 2**20
 """Bytes that are read and hashed at a time."""
-BUCKET = re.compile(r"((?:s3|gs)://[a-z0-9._-]+)(/[\w.~!$&'()*+,;=:@/%-]*)?(\?.*)?", re.ASCII)
-"""A URI of an object store: bucket, path and options."""
+BUCKET = re.compile(r"((?:s3|gs)://(?:[^/?#@]+@)?[a-z0-9._-]+)(/[\w.~!$&'()*+,;=:@/%-]*)?(\?.*)?", re.ASCII)
+"""A URI of an object store: bucket, with credentials before it if any, path and options."""
 CREDENTIALS = ("AWS_", "GOOGLE_")
 """Prefixes of the environment variables that clients of object stores read."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
@@ -40,12 +40,24 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-    if found := BUCKET.fullmatch(path):
-        root, inside, options = found.groups(default="")
-        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(CREDENTIALS)))
-        system, bucket = _open_bucket(root + options, os.getpid(), settings)
-        return system, bucket + unquote(inside).rstrip("/")
+    if found := split_bucket(path):
+        system, bucket = _open_bucket(found[0], os.getpid(), credential_settings())
+        return system, bucket + found[1]
     return _open_uri(path)
+
+
+def split_bucket(uri: str) -> tuple[str, str] | None:
+    """Return the URI of a bucket with its options, and the path in it after ``/``; None for other places."""
+    found = BUCKET.fullmatch(uri)
+    if found is None:
+        return None
+    root, inside, options = found.groups(default="")
+    return root + options, unquote(inside).rstrip("/")
+
+
+def credential_settings() -> tuple[tuple[str, str], ...]:
+    """Return the environment variables that clients of object stores read, sorted by name."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(CREDENTIALS)))
 
 
 @lru_cache(maxsize=32)

@@ -279,6 +279,8 @@ def test_a_process_makes_one_client_for_a_bucket(monkeypatch):
     filesystems.open_filesystem(f"s3://bucket/a{options}&scheme=http")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
     filesystems.open_filesystem(f"s3://bucket/a{options}")
-    assert len(made) == 4
+    for _ in range(2):
+        assert filesystems.open_filesystem(f"s3://key:secret@bucket/a{options}")[1] == "bucket/a"
+    assert len(made) == 5
     with pytest.raises(ValueError, match="cannot be opened"):
         filesystems.open_filesystem("s3://bucket/a b")

@@ -18,6 +18,7 @@ from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.segments import Segments
 from raysde.data.dataset.shards import fits_schema, list_columns
 from raysde.io.filesystems import child_path, open_filesystem
+from raysde.io.ranges import read_range
 
 Group = TypeVar("Group")
 LEAST = 2
@@ -25,7 +26,7 @@ LEAST = 2
 FOOTERS = 256
 """Number of files whose footers stay in memory."""
 OPEN = 4096
-"""Number of remote files that stay open; each needs a few hundred bytes."""
+"""Number of remote files without segments that stay open; each needs a few hundred bytes."""
 AHEAD = 8
 """Number of row groups that are read from a remote store at the same time."""
 
@@ -138,8 +139,8 @@ class RowGroups(Generic[Group]):
         start, length = segments.place(shard, number)
         wanted = min(self.manifest.row_group, self.manifest.shards[shard].rows - number * self.manifest.row_group)
         try:
-            content = pa.BufferReader(self._open_source(shard).read_at(length, start))
-            found = pq.ParquetFile(content, page_checksum_verification=True)
+            content = read_range(child_path(self.folder, self.manifest.shards[shard].file), start, length)
+            found = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             same = list_columns(found.schema_arrow) == list_columns(self.schema) and found.metadata.num_rows == wanted
             table = found.read(columns=columns, use_threads=False) if same else None
         except FileNotFoundError:

@@ -1,0 +1,297 @@
+"""Byte ranges of files: one request each, with the options, credentials and errors of pyarrow."""
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+from werkzeug.wrappers import Response
+
+from raysde.io import object_clients, ranges
+from raysde.io.filesystems import open_filesystem, write_bytes
+from raysde.io.object_clients import open_client
+from raysde.io.ranges import read_range
+from tests.support.counted_store import KEYS, CountedStore, Files, moto_store, refuse, stall
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(scope="module")
+def server():
+    with moto_store() as store:
+        write_bytes(store.uri("a/b"), CONTENT)
+        yield store
+
+
+@pytest.fixture
+def store(server, monkeypatch) -> CountedStore:
+    """Return a store with the object ``a/b``, as a process finds it that has read nothing."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    ranges._open_bucket.cache_clear()
+    server.requests.clear()
+    return server
+
+
+def kinds(store: CountedStore) -> list[str]:
+    return [each.kind for each in store.requests]
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 1), (3, 1000), (len(CONTENT) - 7, 7), (0, len(CONTENT))])
+def test_a_range_is_one_request(store, start, length):
+    """A new client sends one GET for exactly these bytes, and pyarrow reads the same ones."""
+    found = read_range(store.uri("a/b"), start, length)
+    assert [(each.kind, each.key, each.size) for each in store.requests] == [("GET", "a/b", length)]
+    system, inside = open_filesystem(store.uri("a/b"))
+    with system.open_input_file(inside) as source:
+        assert found.to_pybytes() == source.read_at(length, start) == CONTENT[start : start + length]
+
+
+@pytest.mark.parametrize("name", ["a b", "a+b", "a%20b", "a%2525", "ü", "a=1,2;x:y@z", "a'(!)*~$&", "x//y", "é/./z"])
+def test_keys_mean_what_they_mean_to_pyarrow(store, name):
+    uri = store.uri(name.replace("ü", "%C3%BC").replace("é", "%C3%A9"))
+    try:
+        write_bytes(uri, CONTENT)
+    except (OSError, ValueError) as error:
+        with pytest.raises(type(error)):
+            read_range(uri, 5, 20)
+        return
+    store.requests.clear()
+    assert read_range(uri, 5, 20).to_pybytes() == CONTENT[5:25]
+    assert kinds(store) == (["HEAD", "GET"] if "/./" in name else ["GET"])  # obstore refuses the key
+
+
+def test_a_missing_object_and_a_short_one_are_named(store):
+    """No name shows the keys in a URI."""
+    for bucket in ("bucket", "nobody"):
+        with pytest.raises(FileNotFoundError, match=rf"^s3://{bucket}/a/c does not exist$"):
+            read_range(store.uri("a/c", keys="key:secret").replace("bucket/", f"{bucket}/"), 0, 10)
+    for start in (len(CONTENT) - 5, len(CONTENT) + 5):
+        for _ in range(2):
+            with pytest.raises(OSError, match="a/b") as caught:
+                read_range(store.uri("a/b", keys="key:secret"), start, 10)
+            assert "secret" not in str(caught.value)
+    with pytest.raises(OSError, match=r"^s3://bucket/a/b is too short: 5 of 10 bytes from byte 10235 on$"):
+        read_range(store.uri("a/b"), len(CONTENT) - 5, 10)
+    store.requests.clear()
+    read_range(store.uri("a/b"), 0, 10)
+    assert kinds(store) == ["GET"]
+
+
+def test_keys_come_from_the_uri_or_else_the_environment(store, monkeypatch):
+    """Changed variables count at once, and obstore's own variables do not."""
+    tokens = []
+    plain = store.application
+
+    def noted(environment, start_response):
+        tokens.append(environment.get("HTTP_X_AMZ_SECURITY_TOKEN"))
+        return plain(environment, start_response)
+
+    monkeypatch.setattr(store, "application", noted)
+    for name, value in [("AWS_TOKEN", "x"), ("AWS_ENDPOINT", "http://127.0.0.1:1"), ("AWS_SKIP_SIGNATURE", "true"),
+                        ("AWS_BUCKET", "x"), ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+                        ("AWS_REGION", "eu-west-1")]:  # fmt: skip
+        monkeypatch.setenv(name, value)
+    read_range(store.uri("a/b"), 0, 10)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    read_range(store.uri("a/b"), 0, 10)
+    read_range(store.uri("a/b", keys="mine%2B:secret"), 0, 10)
+    assert [(each.kind, each.account) for each in store.requests] == [
+        ("GET", "key"),
+        ("GET", "other"),
+        ("GET", "mine+"),
+    ]
+    assert tokens == [None, "token", None]
+
+
+def test_the_endpoint_may_come_from_the_environment(store, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{store.endpoint}")
+    assert read_range("s3://bucket/a/b", 0, 10).to_pybytes() == CONTENT[:10]
+    assert read_range(f"s3://bucket/a/b?endpoint_override=http://{store.endpoint}", 0, 10).to_pybytes() == CONTENT[:10]
+    assert kinds(store) == ["GET", "GET"]
+
+
+@pytest.mark.parametrize("fault", [refuse(503), refuse(500), refuse(429), stall(20)])
+def test_passing_faults_are_retried(store, monkeypatch, fault):
+    monkeypatch.setitem(object_clients.HTTP, "read_timeout", "1s")
+    store.faults.append(fault)
+    begin = time.monotonic()
+    assert read_range(store.uri("a/b"), 3, 10).to_pybytes() == CONTENT[3:13]
+    assert time.monotonic() - begin < 15
+    assert set(kinds(store)) == {"GET"}
+
+
+def test_pyarrow_reads_what_obstore_cannot(store):
+    """pyarrow takes over if the first request of a bucket fails; later it helps out for a single range."""
+    denied = "<Error><Code>AccessDenied</Code></Error>"
+    store.faults.append(lambda: Response(denied, 403))
+    for _ in range(2):
+        assert read_range(store.uri("a/b"), 0, 10).to_pybytes() == CONTENT[:10]
+    assert kinds(store) == ["GET", "HEAD", "GET", "HEAD", "GET"]
+    ranges._open_bucket.cache_clear()
+    store.requests.clear()
+    for fails in (False, True, False):
+        store.faults += [lambda: Response(denied, 403)] * fails
+        read_range(store.uri("a/b"), 0, 10)
+    assert kinds(store) == ["GET", "GET", "HEAD", "GET", "GET"]
+    store.faults += [lambda: Response(denied, 403)] * 2
+    with pytest.raises(OSError, match="a/b"):
+        read_range(store.uri("a/b"), 0, 10)
+
+
+def test_threads_share_one_client(store, monkeypatch):
+    made, plain = [], ranges.open_client
+    monkeypatch.setattr(ranges, "open_client", lambda uri: made.append(uri) or plain(uri))
+    meeting = threading.Barrier(8, timeout=20)
+
+    def read(number: int) -> bytes:
+        meeting.wait()
+        return read_range(store.uri("a/b"), number, 100).to_pybytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(64))) == [CONTENT[number : number + 100] for number in range(64)]
+    assert kinds(store) == ["GET"] * 64
+    assert len(made) == 1
+
+
+def test_a_forked_process_reads_too(store):
+    """The threads of obstore are not in a forked process, which would wait for them forever."""
+    read_range(store.uri("a/b"), 0, 10)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest's own handler would wait for obstore
+        signal.alarm(20)
+        os._exit(0 if read_range(store.uri("a/b"), 3, 10).to_pybytes() == CONTENT[3:13] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_local_files_and_other_systems_are_read_by_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(CONTENT)
+    monkeypatch.setattr(ranges, "open_client", lambda uri: pytest.fail("obstore was asked"))
+    assert read_range(str(tmp_path / "a"), 3, 10).to_pybytes() == CONTENT[3:13]
+    assert read_range(f"file://{tmp_path}/a", 3, 10).to_pybytes() == CONTENT[3:13]
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/c does not exist$"):
+        read_range(str(tmp_path / "c"), 0, 1)
+    asked = []
+    local = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    monkeypatch.setattr(ranges, "open_filesystem", lambda path: asked.append(path) or (local, "a"))
+    assert read_range("hdfs://name/a", 3, 10).to_pybytes() == CONTENT[3:13]
+    assert asked == ["hdfs://name/a"]
+    with pytest.raises(OSError, match=r"hdfs://name/a is too short: 5 of 10 bytes from byte 10235 on"):
+        read_range("hdfs://name/a", len(CONTENT) - 5, 10)
+
+
+# which buckets obstore reads
+
+
+def config_of(uri: str) -> dict:
+    return dict(open_client(uri).config)
+
+
+def test_the_address_of_a_bucket_is_that_of_its_region(store):
+    for uri, address in [
+        ("s3://bucket/?region=eu-west-1", "https://bucket.s3.eu-west-1.amazonaws.com"),
+        ("s3://my.bucket/?region=us-gov-east-1", "https://s3.us-gov-east-1.amazonaws.com"),
+        ("s3://bucket/?region=us-east-2&scheme=http", "http://bucket.s3.us-east-2.amazonaws.com"),
+        ("s3://bucket/?endpoint_override=host:9", "https://host:9"),
+        ("s3://bucket/?endpoint_override=http://host:9&region=cn-north-1", "http://host:9"),
+        ("s3://bucket/?endpoint_override=host:9&scheme=http&endpoint_override=other", "http://host:9"),
+    ]:
+        found = config_of(uri)
+        assert (found["endpoint"], found["aws_endpoint_url_s3" if "aws_endpoint_url_s3" in found else "endpoint"]) == (
+            address,
+            address,
+        )
+        assert (found["virtual_hosted_style_request"] == "true") == ("//bucket.s3" in address)
+        assert found["region"] == open_filesystem(uri)[0].region
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/?region=cn-north-1",
+        "s3://bucket/?region=us-iso-east-1",
+        "s3://bucket--use1-az5--x-s3/?region=us-east-1",
+        "s3://bucket/?region=us-east-1&tls_ca_dir_path=/etc/ssl",
+        "s3://bucket/?region=us-east-1&smart_defaults=auto",
+        "s3://bucket/?region=us-east-1&tls_ca_file_path=/nowhere.pem",
+        "gs://anonymous@bucket/?endpoint_override=127.0.0.1:9",
+        "gs://anonymous@bucket/?scheme=http",
+    ],
+)
+def test_pyarrow_reads_buckets_with_options_of_its_own(store, uri):
+    assert open_client(uri) is None
+
+
+S3 = "s3://bucket/?region=us-east-1"
+
+
+def test_options_of_certificates_are_passed_on(store, tmp_path):
+    assert open_client(S3).client_options["allow_http"]
+    assert "allow_invalid_certificates" not in open_client(S3 + "&tls_verify_certificates=true").client_options
+    assert open_client(S3 + "&tls_verify_certificates=false").client_options["allow_invalid_certificates"]
+    import certifi
+
+    given = open_client(f"{S3}&tls_ca_file_path={certifi.where()}").client_options
+    assert given["root_certificate"] == Path(certifi.where()).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variables", "read"),
+    [
+        ({"AWS_EC2_METADATA_DISABLED": "TRUE"}, False),
+        ({}, True),  # a role of the instance
+        ({"AWS_CONFIG_FILE": __file__}, False),
+        ({"AWS_SHARED_CREDENTIALS_FILE": __file__}, False),
+        ({"AWS_SHARED_CREDENTIALS_FILE": __file__, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, True),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": __file__, "AWS_ROLE_ARN": "arn"}, True),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": __file__}, False),
+        ({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/x"}, True),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1"}, False),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "x"}, True),
+        ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1"}, False),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, False),
+        ({"HTTPS_PROXY": "http://127.0.0.1:1"}, False),
+        ({"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": ".amazonaws.com"}, True),
+    ],
+)  # fmt: skip
+def test_obstore_reads_with_the_credentials_that_it_knows(store, monkeypatch, variables, read):
+    """The client is made and not used, so that nothing asks for a role."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (open_client(S3) is not None) == read
+    if "NO_PROXY" not in variables and "HTTPS_PROXY" not in variables and "FIPS" not in str(variables):
+        assert open_client(S3.replace("bucket", "k:s@bucket")) is not None or "SERVICE_ENDPOINT" in str(variables)
+
+
+def test_a_range_of_google_storage_is_one_request(store, tmp_path, monkeypatch):
+    """Credentials that the two libraries take from different places or kinds of files are left to pyarrow."""
+    (tmp_path / "a b").write_bytes(CONTENT)
+    with CountedStore(Files(str(tmp_path))) as google:
+        monkeypatch.setattr(object_clients, "GCS", f"http://{google.endpoint}")
+        assert read_range("gs://anonymous@bucket/a%20b", 3, 10).to_pybytes() == CONTENT[3:13]
+        assert [(each.kind, each.key, each.size) for each in google.requests] == [("GET", "a b", 10)]
+        with pytest.raises(FileNotFoundError, match=r"^gs://bucket/c does not exist$"):
+            read_range("gs://anonymous@bucket/c?project_id=x", 3, 10)
+    own = {"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": True}
+    (tmp_path / "key.json").write_text(json.dumps(own))
+    for name in ("GOOGLE_SERVICE_ACCOUNT", "CLOUD_STORAGE_EMULATOR_ENDPOINT"):
+        with monkeypatch.context() as context:
+            context.setenv(name, str(tmp_path / "key.json"))
+            assert open_client("gs://anonymous@bucket/") is None
+    (tmp_path / "key.json").write_text('{"type": "external_account"}')
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    assert open_client("gs://anonymous@bucket/") is None
