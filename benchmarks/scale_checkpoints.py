@@ -12,13 +12,10 @@ block has a tenth of the steps and the state a tenth of the bytes.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +30,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.counted_store import moto_store
 
 RANKS = 8
 RATE = 20e6
@@ -73,49 +72,6 @@ def open_small_run(folder: Path, blocks: int) -> Any:
 # downloads
 
 
-@contextmanager
-def serve_counted(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the port of an S3 server in a process of its own, and the file where it notes each request."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = folder / "requests"
-    log.touch()
-    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port), str(log)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    try:
-        for _ in range(600):
-            with socket.socket() as trying:
-                if trying.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield port, log
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def serve(port: int, log: str) -> None:
-    """Serve S3, and append method, path and bytes of each answer to ``log``."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import run_simple
-
-    app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
-
-    def counted(environ: dict[str, Any], start_response: Any) -> Any:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            size = dict((name.lower(), value) for name, value in headers).get("content-length", "0")
-            with lock, open(log, "a") as out:
-                out.write(json.dumps([environ["REQUEST_METHOD"], environ["PATH_INFO"], int(size)]) + "\n")
-            return start_response(status, headers, *rest)
-
-        return app(environ, start)
-
-    run_simple("127.0.0.1", port, counted, threaded=True)
-
-
 def load_as_rank(rank: int, place: str, folder: str, port: int) -> None:
     """Load the newest checkpoint as one of a node's ranks."""
     from raysde.checkpoints import storage
@@ -144,20 +100,16 @@ def measure_downloads() -> list[Row]:
     from raysde.runs.build import new_state
     from raysde.runs.hooks import describe_run
 
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
-    os.environ.update(keys)
-    with tempfile.TemporaryDirectory() as scratch, serve_counted(Path(scratch)) as (port, log):
+    with tempfile.TemporaryDirectory() as scratch, moto_store() as store:
         folder = Path(scratch)
         (folder / "node").mkdir()
-        endpoint = f"127.0.0.1:{port}"
-        pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("bucket")
-        place = f"s3://bucket/runs?endpoint_override=http://{endpoint}&region=us-east-1"
+        place = store.uri("runs")
         run = open_small_run(folder, 1)
         state = new_state(run, torch.device("cpu"))
         state.step = 7
         target = storage.child_path(place, "small", "step_000000007")
         writing.write_staged(target, stage_checkpoint(state, World()), describe_run(run), World())
-        log.write_text("")
+        store.requests.clear()
         os.environ["TMPDIR"] = str(folder / "node")
         try:
             with free_port() as free:
@@ -168,8 +120,7 @@ def measure_downloads() -> list[Row]:
         assert found is not None
         assert found.description is not None
         sizes = {name: size for name, size in found.description.sizes.items() if name.endswith(".safetensors")}
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        sent = sum(size for method, path, size in lines if method == "GET" and path.endswith(".safetensors"))
+        sent = sum(store.read(".safetensors"))
         left = [path for path in (folder / "node").iterdir() if path.name.startswith("raysde-")]
     total = sum(sizes.values())
     return [
@@ -334,10 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--section", default=",".join(SECTIONS), help="sections, separated by commas")
     parser.add_argument("--short", action="store_true", help="a tenth of the steps and bytes")
-    parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOG"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        return serve(int(args.serve[0]), args.serve[1])
     rows = [row for name in args.section.split(",") for row in SECTIONS[name](args.short)]
     print(format_rows(rows))
 

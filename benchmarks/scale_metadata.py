@@ -17,11 +17,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.counted_store import CountedStore, etag_of
 from raysde.data.dataset.manifest import Manifest, read_manifest, write_manifest
 from raysde.data.dataset.shard_table import Shard
 from raysde.data.dataset.verify import verify_listing
-from raysde.io import listing
+from tests.support.counted_store import CountedStore, Objects, etag_of
 
 SHARDS = 260_000
 HEAD = ("measure", "value", "bar")
@@ -97,15 +96,11 @@ def ask(process: subprocess.Popen) -> tuple[str, int]:
 def count_requests(manifest: Manifest) -> int:
     """Return the requests that verify a data set by its listing, on a store with other objects beside it."""
     others = ["photos/manifest.json", "photos/report.json", "photos/shards.arrow"]
-    store = CountedStore([*(f"photos/{name}" for name in manifest.shards.files.to_pylist()), *others], 100_000_000)
-    there = Manifest(**{**vars_of(manifest), "path": "s3://bucket/photos", "etags_of": "s3://bucket/photos"})
-    before = listing.connect_s3
-    listing.connect_s3 = store.connect
-    try:
-        assert verify_listing(there) == []
-    finally:
-        listing.connect_s3 = before
-    return store.requests
+    objects = Objects([*(f"photos/{name}" for name in manifest.shards.files.to_pylist()), *others], 100_000_000)
+    with CountedStore(objects) as store:
+        there = {**vars_of(manifest), "path": store.uri("photos"), "etags_of": "s3://bucket/photos"}
+        assert verify_listing(Manifest(**there)) == []
+    return len(store.requests)
 
 
 def vars_of(manifest: Manifest) -> dict:

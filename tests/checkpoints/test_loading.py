@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,29 +22,24 @@ from raysde.checkpoints.sharded_tensors import Stored
 from raysde.distributed.world import World
 from raysde.io.filesystems import open_filesystem
 from tests.support.checkpoints import write_model
-from tests.support.counted import Counted
+from tests.support.counted_store import CountedStore, folder_store
 from tests.support.paths import ROOT
 
 STEPS = (10, 20, 30)
 
 
 @pytest.fixture
-def counted(tmp_path, monkeypatch) -> Counted:
-    """Return a remote storage ``fake://runs`` with three checkpoints of the run ``small``, whose reads are counted; the
-    node's temporary folder is empty."""
+def store(tmp_path, monkeypatch) -> Iterator[CountedStore]:
+    """Yield an object store whose folder ``runs`` has three checkpoints of the run ``small``; the node's temporary
+    folder is empty."""
     folder = tmp_path / "bucket" / "runs" / "small"
     folder.mkdir(parents=True)
     for step in STEPS:
         write_model(folder / checkpoint.checkpoint_name(step), step, text=None)
-    found = Counted(str(tmp_path / "bucket"))
-
-    def reached(path: str):
-        return (found.system, path.removeprefix("fake://")) if path.startswith("fake://") else open_filesystem(path)
-
-    monkeypatch.setattr(storage, "open_filesystem", reached)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    return found
+    with folder_store(str(tmp_path / "bucket")) as found:
+        yield found
 
 
 def folder_of(tmp_path: Path, step: int) -> Path:
@@ -56,30 +52,30 @@ def flip_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_the_step_to_resume_from_is_read_from_descriptions_alone(counted, tmp_path):
+def test_the_step_to_resume_from_is_read_from_descriptions_alone(store, tmp_path):
     """One checkpoint.json is read per checkpoint, and no byte of weights, also if a newer one is cut or torn."""
     (folder_of(tmp_path, 30) / "ema.safetensors").write_bytes(b"cut")
     said = []
-    found = storage.find_newest_checkpoint("fake://runs", "small", said.append)
+    found = storage.find_newest_checkpoint(store.uri("runs"), "small", said.append)
     assert (found.step, found.name) == (20, checkpoint.checkpoint_name(20))
     assert len(said) == 1
-    assert "ema.safetensors in checkpoint runs/small/step_000000030 has 3 bytes" in said[0]
-    assert {path.rpartition("/")[2] for path, _ in counted.reads} == {"checkpoint.json"}
+    assert "ema.safetensors in checkpoint bucket/runs/small/step_000000030 has 3 bytes" in said[0]
+    assert {each.key.rpartition("/")[2] for each in store.of("GET")} == {"checkpoint.json"}
     sizes = sum((folder_of(tmp_path, step) / "checkpoint.json").stat().st_size for step in STEPS)
-    assert sum(size for _, size in counted.reads) == sizes
+    assert sum(store.read()) == sizes
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_a_checkpoint_that_was_damaged_at_loading_is_passed_over(counted):
+def test_a_checkpoint_that_was_damaged_at_loading_is_passed_over(store):
     said = []
     faults = {checkpoint.checkpoint_name(30): "weights.safetensors is wrong"}
-    assert storage.find_newest_checkpoint("fake://runs", "small", said.append, faults).step == 20
+    assert storage.find_newest_checkpoint(store.uri("runs"), "small", said.append, faults).step == 20
     assert said == [
         "passed over a damaged checkpoint: weights.safetensors is wrong; the newest whole one is step_000000020"
     ]
     every = {checkpoint.checkpoint_name(step): "wrong" for step in STEPS}
-    with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/small is whole"):
-        storage.find_newest_checkpoint("fake://runs", "small", damaged=every)
+    with pytest.raises(ValueError, match=r"no checkpoint in s3://bucket/runs/small.* is whole"):
+        storage.find_newest_checkpoint(store.uri("runs"), "small", damaged=every)
 
 
 class Together(World):
@@ -117,30 +113,30 @@ def on_threads(size: int, work) -> list:
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.5])
-def test_a_node_downloads_a_checkpoint_once_for_eight_ranks(counted, tmp_path, slow):
+def test_a_node_downloads_a_checkpoint_once_for_eight_ranks(store, tmp_path, slow):
     """Each byte of the tensors crosses the network once, also if a rank comes late; nothing is left on the node."""
-    kept, names = storage.find_newest_checkpoint("fake://runs", "small"), ["ema.safetensors"]
+    kept, names = storage.find_newest_checkpoint(store.uri("runs"), "small"), ["ema.safetensors"]
     expected = load_file(folder_of(tmp_path, 30) / "ema.safetensors")
 
     def load(world: World) -> bool:
         if world.rank == 7:
             time.sleep(slow)
-        with open_verified("fake://runs", kept, names, world, False) as files:
+        with open_verified(store.uri("runs"), kept, names, world, False) as files:
             found = Stored([files.open("ema.safetensors")]).all_like({})
         return all(torch.equal(found[name], value) for name, value in expected.items()) and len(found) == len(expected)
 
     assert on_threads(8, load) == [True] * 8
-    assert counted.read_of("ema.safetensors") == (folder_of(tmp_path, 30) / "ema.safetensors").stat().st_size
+    assert sum(store.read("ema.safetensors")) == (folder_of(tmp_path, 30) / "ema.safetensors").stat().st_size
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize("far", [True, False])
-def test_eight_ranks_verify_once_and_agree_on_the_damage(counted, tmp_path, monkeypatch, far):
+def test_eight_ranks_verify_once_and_agree_on_the_damage(store, tmp_path, monkeypatch, far):
     """Every rank raises an error that names checkpoint and file, after one download or one reading."""
     flip_byte(folder_of(tmp_path, 30) / "ema.safetensors")
     hashed, plain = [], loading.compare_hashes
     monkeypatch.setattr(loading, "compare_hashes", lambda *given: (hashed.append(given), plain(*given)))
-    place = "fake://runs" if far else str(tmp_path / "bucket" / "runs")
+    place = store.uri("runs") if far else str(tmp_path / "bucket" / "runs")
     kept = storage.find_newest_checkpoint(place, "small")
 
     def load(world: World) -> None:
@@ -154,7 +150,7 @@ def test_eight_ranks_verify_once_and_agree_on_the_damage(counted, tmp_path, monk
         assert "does not match its sha256" in error.fault
     assert len(hashed) == (0 if far else 1)
     size = (folder_of(tmp_path, 30) / "ema.safetensors").stat().st_size
-    assert counted.read_of("ema.safetensors") == (size if far else 0)
+    assert sum(store.read("ema.safetensors")) == (size if far else 0)
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
@@ -208,57 +204,68 @@ def test_a_folder_half_prepared_is_prepared_again(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_are_read_as_ranges(tmp_path):
+@pytest.fixture
+def empty_store(tmp_path) -> Iterator[CountedStore]:
+    """Yield an object store of the files that a test writes to its folder."""
+    with folder_store(str(tmp_path)) as found:
+        yield found
+
+
+def open_ranged(store: CountedStore) -> RangedTensors:
+    system, inside = open_filesystem(store.uri("a.safetensors"))
+    return RangedTensors(system.open_input_file(inside), "file a")
+
+
+def test_rows_are_read_as_ranges(empty_store, tmp_path):
     """The rows of a tensor cost their bytes and no more, beside one request for the header."""
     generator = torch.Generator().manual_seed(0)
     tensors = {f"t{number}": torch.randn(64, 300, generator=generator).to(dtype)
                for number, dtype in enumerate((torch.float32, torch.bfloat16, torch.float64))}  # fmt: skip
     tensors |= {"scalar": torch.tensor(3, dtype=torch.int64), "empty": torch.zeros(0, 4)}
     save_file(tensors, tmp_path / "a.safetensors", {"key": "value"})
-    counted = Counted(str(tmp_path))
-    source = RangedTensors(counted.system.open_input_file("a.safetensors"), "a")
+    source = open_ranged(empty_store)
     assert source.metadata() == {"key": "value"}
-    assert len(counted.reads) == 1
-    counted.reads.clear()
+    assert len(empty_store.read()) == 1
+    empty_store.requests.clear()
     for name, value in tensors.items():
         assert torch.equal(source.get_tensor(name), value)
         if value.ndim and len(value):
-            counted.reads.clear()
+            empty_store.requests.clear()
             assert torch.equal(source.get_slice(name)[5:12], value[5:12])
-            assert [size for _, size in counted.reads] == [7 * 300 * value.element_size()]
+            assert empty_store.read() == [7 * 300 * value.element_size()]
             assert source.get_slice(name)[64:64].shape == (0, 300)
-    stored = Stored([RangedTensors(counted.system.open_input_file("a.safetensors"), "a")], threads=4)
+    stored = Stored([open_ranged(empty_store)], threads=4)
     found = stored.all_like({})
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
-def test_a_long_header_is_read_whole(tmp_path):
+def test_a_long_header_is_read_whole(empty_store, tmp_path):
     tensors = {f"{'long' * 20}{number}": torch.full((2,), float(number)) for number in range(2000)}
     save_file(tensors, tmp_path / "a.safetensors")
-    source = RangedTensors(Counted(str(tmp_path)).system.open_input_file("a.safetensors"), "a")
+    source = open_ranged(empty_store)
     assert all(torch.equal(source.get_tensor(name), value) for name, value in tensors.items())
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x05", (10**9).to_bytes(8, "little") + b"{}", b"\x02\0\0\0\0\0\0\0[]", "cut"]
 )
-def test_what_is_no_safetensors_file_is_named(tmp_path, content):
+def test_what_is_no_safetensors_file_is_named(empty_store, tmp_path, content):
     path = tmp_path / "a.safetensors"
     if content == "cut":
         save_file({"t": torch.ones(100)}, path)
         content = path.read_bytes()[:-4]
     path.write_bytes(content)
     with pytest.raises(ValueError, match="file a cannot be read"):
-        RangedTensors(Counted(str(tmp_path)).system.open_input_file("a.safetensors"), "file a")
+        open_ranged(empty_store)
 
 
-def test_a_finished_run_is_verified_before_it_is_called_finished(counted, tmp_path):
+def test_a_finished_run_is_verified_before_it_is_called_finished(store, tmp_path):
     """A remote file is compared with its hash without a copy of it on the node."""
-    kept = storage.find_newest_checkpoint("fake://runs", "small")
-    assert storage.is_intact("fake://runs", kept)
+    kept = storage.find_newest_checkpoint(store.uri("runs"), "small")
+    assert storage.is_intact(store.uri("runs"), kept)
     flip_byte(folder_of(tmp_path, 30) / "ema.safetensors")
-    assert not storage.is_intact("fake://runs", kept)
+    assert not storage.is_intact(store.uri("runs"), kept)
     assert not storage.is_intact(str(tmp_path / "bucket" / "runs"),
                                  storage.find_newest_checkpoint(str(tmp_path / "bucket" / "runs"), "small"))  # fmt: skip
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -8,13 +8,13 @@ import pytest
 from raysde.io import listing
 from raysde.io.filesystems import child_path, write_bytes
 from raysde.io.listing import list_files
-from tests.support.object_store import object_store
+from tests.support.counted_store import moto_store
 
 
 @pytest.fixture(scope="module")
 def place():
-    with object_store() as place:
-        yield place
+    with moto_store() as store:
+        yield store.uri
 
 
 def content(name: str) -> bytes:

@@ -34,7 +34,7 @@ from raysde.runs.run import open_run
 from raysde.training import optimizers
 from raysde.training.loop import train_step
 from raysde.training.objective import microbatch_loss
-from tests.support.counted import Counted
+from tests.support.counted_store import folder_store
 from tests.support.ranks import on_ranks
 from tests.support.training import Recorded, same_tensors, small_recipe
 
@@ -363,13 +363,13 @@ def reshard_from_afar(rank: int, tree: dict, place: str, out: str) -> None:
     """Read a checkpoint from an object store, write it again, and write down the bytes that this rank read."""
     dist.init_process_group("gloo")
     run, world = open_run(loading.parse_recipe(tree)), current_world()
-    counted = Counted(place)
-    storage.open_filesystem = lambda path: (counted.system, path.removeprefix("fake://"))
-    state, kept = new_state(run, world.device), storage.find_newest_checkpoint("fake://runs", "small")
-    names = checkpoint.files_to_load(state, kept.description, kept.path)
-    with open_verified("fake://runs", kept, names, world, sharded=True) as files:
-        checkpoint.load_state(state, files)
-    read = {kind: sum(size for path, size in counted.reads if f"/{kind}" in path) for kind in ("ema", *KINDS)}
+    with folder_store(place) as store:
+        state, kept = new_state(run, world.device), storage.find_newest_checkpoint(store.uri("runs"), "small")
+        names = checkpoint.files_to_load(state, kept.description, kept.path)
+        with open_verified(store.uri("runs"), kept, names, world, sharded=True) as files:
+            checkpoint.load_state(state, files)
+        gets = store.of("GET")
+    read = {kind: sum(each.size for each in gets if f"/{kind}" in each.key) for kind in ("ema", *KINDS)}
     Path(out, f"read{rank}.json").write_text(json.dumps(read))
     checkpoint.write_checkpoint(Path(out) / "again", state, *describe_run(run), world)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from benchmarks.counted_store import CountedStore
 from raysde.config import loading
 from raysde.data.dataset import verify
 from raysde.data.dataset.manifest import Manifest, read_manifest, write_manifest
@@ -16,17 +15,17 @@ from raysde.data.dataset.verify import choose_verification, record_etags, verify
 from raysde.io import listing, shared_file
 from raysde.io.filesystems import child_path, open_filesystem, read_bytes, write_bytes
 from raysde.runs.run import check_run, open_run
+from tests.support.counted_store import CountedStore, Objects, moto_store
 from tests.support.digits import write_digit_shards
 from tests.support.encoders import autoencoder
-from tests.support.object_store import object_store
 from tests.support.precomputed import encode
 from tests.support.training import small_recipe
 
 
 @pytest.fixture(scope="module")
 def place():
-    with object_store() as place:
-        yield place
+    with moto_store() as store:
+        yield store.uri
 
 
 @pytest.fixture
@@ -161,17 +160,17 @@ def test_five_thousand_shards_take_some_pages(monkeypatch):
         monkeypatch.setenv(name, "x")
     names = [f"train-{number:06d}.parquet" for number in range(5000)]
     beside = [f"photos/{name}" for name in ("manifest.json", "report.json", "shards.arrow")]
-    store = CountedStore([*(f"photos/{name}" for name in names), *beside, "a", "z"], 9)
-    monkeypatch.setattr(listing, "connect_s3", store.connect)
     shards = [Shard(name, 1, 9, "0" * 64) for name in names]
-    manifest = record_etags(Manifest("s3://bucket/photos", 3, (8, 8), 7, shards))
-    assert 5 <= store.requests <= 12
-    assert verify_listing(manifest) == []
-    for number in np.random.default_rng(0).choice(5000, 20, replace=False).tolist():
-        tags = manifest.shards.etags
-        tags[number] = "0" * 32
-        with pytest.raises(ValueError, match=names[number]):
-            verify_listing(replace(manifest, shards=manifest.shards.with_etags(tags)))
+    with CountedStore(Objects([*(f"photos/{name}" for name in names), *beside, "a", "z"], 9)) as store:
+        manifest = record_etags(Manifest(store.uri("photos"), 3, (8, 8), 7, shards))
+        assert 5 <= len(store.requests) <= 12
+        assert {each.kind for each in store.requests} == {"LIST"}
+        assert verify_listing(manifest) == []
+        for number in np.random.default_rng(0).choice(5000, 20, replace=False).tolist():
+            tags = manifest.shards.etags
+            tags[number] = "0" * 32
+            with pytest.raises(ValueError, match=names[number]):
+                verify_listing(replace(manifest, shards=manifest.shards.with_etags(tags)))
 
 
 def test_a_remote_file_of_shards_is_downloaded_once_per_machine(photos, place, tmp_path, monkeypatch):
