@@ -3,11 +3,12 @@
 from tools.mutants.mutant import Mutant
 
 FILESYSTEMS = "tests/io/test_filesystems.py"
+RANGES = "tests/io/test_ranges.py"
 
 MUTANTS = [
     Mutant("a folder without its place", "raysde.io.atomic:write_folder_atomically", "with name_place_of_write(what, folder):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
     Mutant("a client for each file", "raysde.io.filesystems:_open_bucket", "@lru_cache(maxsize=32)\n", "", FILESYSTEMS + " -k 'one_client'"),
-    Mutant("a client with former credentials", "raysde.io.filesystems:open_filesystem", "os.getpid(), settings)", "os.getpid(), ())", FILESYSTEMS + " -k 'one_client'"),
+    Mutant("a client with former credentials", "raysde.io.filesystems:open_filesystem", "os.getpid(), credential_settings())", "os.getpid(), ())", FILESYSTEMS + " -k 'one_client'"),
     Mutant("one temporary name for all", "raysde.io.atomic:write_atomically", ".{uuid4().hex}.part", ".part", "tests/evaluation/test_evaluate.py -k 'at_once'"),
     Mutant("a file without its place", "raysde.io.atomic:write_atomically", "with name_place_of_write(what, path):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
     Mutant("the second of two equal keys counts", "raysde.io.documents:find_repeated_keys", "if before is not key:", "if False:", "tests/config/test_loading.py -k 'twice'"),
@@ -26,4 +27,29 @@ MUTANTS = [
     Mutant("a range of names that begins one late", "raysde.io.listing:_list_range", "names[first - 1]", "names[first]", "tests/io/test_listing.py -k 'every_file'"),
     Mutant("a listing that ends with its first name", "raysde.io.listing:_list_range", "if name >= names[stop - 1]:", "if name >= names[first]:", "tests/io/test_listing.py -k 'every_file'"),
     Mutant("objects below the folder listed one by one", "raysde.io.listing:_list_range", 'Delimiter="/", ', "", "tests/io/test_listing.py -k 'below'"),
+    Mutant("a client for each file of a bucket with its keys", "raysde.io.filesystems:BUCKET", "(?:[^/?#@]+@)?", "", FILESYSTEMS + " -k 'one_client'"),
+    Mutant("ranges through pyarrow", "raysde.io.ranges:read_range", "None if bucket is None else _request(bucket, key, start, length, where)", "None", RANGES + " -k 'one_request'"),
+    Mutant("a range without its last byte", "raysde.io.ranges:_request", "length=length)", "length=length - 1)", RANGES + " -k 'one_request'"),
+    Mutant("a range from its second byte", "raysde.io.ranges:_request", "start=start,", "start=start + 1,", RANGES + " -k 'one_request'"),
+    Mutant("short ranges passed on", "raysde.io.ranges:read_range", "if len(content) != length:", "if False:", RANGES + " -k 'short_one'"),
+    Mutant("a client that has failed asked for each range", "raysde.io.ranges:read_range", "bucket.works = found is not None", "bucket.works = True", RANGES + " -k 'obstore_cannot'"),
+    Mutant("a client given up for one range", "raysde.io.ranges:read_range", "if bucket is not None and bucket.works is None:", "if bucket is not None:", RANGES + " -k 'obstore_cannot'"),
+    Mutant("a failed range for a missing object", "raysde.io.ranges:_request", "    except (BaseError, ValueError):", "    except ValueError:", RANGES + " -k 'obstore_cannot'"),
+    Mutant("an object missing without its name", "raysde.io.ranges:_request", 'raise FileNotFoundError(f"{where} does not exist") from None', "raise", RANGES + " -k 'short_one'"),
+    Mutant("obstore in a forked process", "raysde.io.ranges:_find_bucket", "if os.getpid() != _first_process():", "if False:", RANGES + " -k 'forked'"),
+    Mutant("a client for each thread", "raysde.io.ranges:_find_bucket", "with CONNECTING:", "if True:", RANGES + " -k 'share_one_client'"),
+    Mutant("ranges with former credentials", "raysde.io.ranges:_find_bucket", "_open_bucket(uri, credential_settings())", "_open_bucket(uri, ())", RANGES + " -k 'keys_come'"),
+    Mutant("keys of a URI passed over", "raysde.io.object_clients:_find_keys", "if parts.username:", "if False:", RANGES + " -k 'keys_come'"),
+    Mutant("a token beside the keys of a URI", "raysde.io.object_clients:_find_keys", 'unquote(parts.password or ""), ""', 'unquote(parts.password or ""), token', RANGES + " -k 'keys_come'"),
+    Mutant("variables that only obstore reads", "raysde.io.object_clients:_open_s3", " skip_signature=False,", "", RANGES + " -k 'keys_come'"),
+    Mutant("profiles passed over", "raysde.io.object_clients:_has_role", "    if any(Path(", "    if False and any(Path(", RANGES + " -k 'credentials_that'"),
+    Mutant("a container's role with any token", "raysde.io.object_clients:_has_role", 'return "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" in os.environ', "return True", RANGES + " -k 'credentials_that'"),
+    Mutant("a proxy that pyarrow does not use", "raysde.io.object_clients:_open_s3", "        or _has_proxy(endpoint)\n", "", RANGES + " -k 'credentials_that'"),
+    Mutant("addresses of all regions alike", "raysde.io.object_clients:_open_s3", "        or not (given or REGION.fullmatch(system.region))\n", "", RANGES + " -k 'options_of_its_own'"),
+    Mutant("options without an equivalent dropped", "raysde.io.object_clients:_open_s3", "not options.keys() <= OPTIONS | UNUSED\n        or ", "", RANGES + " -k 'options_of_its_own'"),
+    Mutant("certificates always verified", "raysde.io.object_clients:_open_s3", 'in ("false", "0")', 'in ("0",)', RANGES + " -k 'certificates'"),
+    Mutant("an endpoint of the environment passed over", "raysde.io.object_clients:_open_s3", 'os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))', '""', RANGES + " -k 'endpoint'"),
+    Mutant("passing faults not retried", "raysde.io.object_clients:RETRIES", '"max_retries": 10', '"max_retries": 0', RANGES + " -k 'retried'"),
+    Mutant("a stalled answer awaited", "raysde.io.object_clients:_open_s3", "client_options=http", 'client_options=http | {"read_timeout": "20s"}', RANGES + " -k 'retried'"),
+    Mutant("accounts of a variable that Google's libraries do not read", "raysde.io.object_clients:VARIABLES", '"GOOGLE_SERVICE_ACCOUNT",', "", RANGES + " -k 'google'"),
 ]  # fmt: skip
