@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from raysde.io.filesystems import open_filesystem, write_bytes
 from raysde.io.object_clients import open_client
 from raysde.io.ranges import read_range
 from tests.support.counted_store import KEYS, CountedStore, Files, moto_store, refuse, stall
+from tests.support.paths import ROOT
 
 CONTENT = bytes(range(256)) * 40
 
@@ -54,6 +57,14 @@ def test_a_range_is_one_request(store, start, length):
     system, inside = open_filesystem(store.uri("a/b"))
     with system.open_input_file(inside) as source:
         assert found.to_pybytes() == source.read_at(length, start) == CONTENT[start : start + length]
+
+
+def test_a_new_process_sends_nothing_else(store):
+    program = "import sys; from raysde.io.ranges import read_range; print(len(read_range(sys.argv[1], 3, 1000)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, store.uri("a/b")]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "1000\n"
+    assert kinds(store) == ["GET"]
 
 
 @pytest.mark.parametrize("name", ["a b", "a+b", "a%20b", "a%2525", "ü", "a=1,2;x:y@z", "a'(!)*~$&", "x//y", "é/./z"])
