@@ -4,6 +4,7 @@ from tools.mutants.mutant import Mutant
 
 FILESYSTEMS = "tests/io/test_filesystems.py"
 RANGES = "tests/io/test_ranges.py"
+CLIENTS = "tests/io/test_object_clients.py"
 
 MUTANTS = [
     Mutant("a folder without its place", "raysde.io.atomic:write_folder_atomically", "with name_place_of_write(what, folder):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
@@ -42,14 +43,14 @@ MUTANTS = [
     Mutant("keys of a URI passed over", "raysde.io.object_clients:_find_keys", "if parts.username:", "if False:", RANGES + " -k 'keys_come'"),
     Mutant("a token beside the keys of a URI", "raysde.io.object_clients:_find_keys", 'unquote(parts.password or ""), ""', 'unquote(parts.password or ""), token', RANGES + " -k 'keys_come'"),
     Mutant("variables that only obstore reads", "raysde.io.object_clients:_open_s3", " skip_signature=False,", "", RANGES + " -k 'keys_come'"),
-    Mutant("profiles passed over", "raysde.io.object_clients:_has_role", "    if any(Path(", "    if False and any(Path(", RANGES + " -k 'credentials_that'"),
-    Mutant("a container's role with any token", "raysde.io.object_clients:_has_role", 'return "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" in os.environ', "return True", RANGES + " -k 'credentials_that'"),
-    Mutant("a proxy that pyarrow does not use", "raysde.io.object_clients:_open_s3", "        or _has_proxy(endpoint)\n", "", RANGES + " -k 'credentials_that'"),
-    Mutant("addresses of all regions alike", "raysde.io.object_clients:_open_s3", "        or not (given or REGION.fullmatch(system.region))\n", "", RANGES + " -k 'options_of_its_own'"),
-    Mutant("options without an equivalent dropped", "raysde.io.object_clients:_open_s3", "not options.keys() <= OPTIONS | UNUSED\n        or ", "", RANGES + " -k 'options_of_its_own'"),
-    Mutant("certificates always verified", "raysde.io.object_clients:_open_s3", 'in ("false", "0")', 'in ("0",)', RANGES + " -k 'certificates'"),
+    Mutant("profiles passed over", "raysde.io.object_clients:_has_role", "    if any(Path(", "    if False and any(Path(", CLIENTS + " -k 'credentials_that'"),
+    Mutant("a container's role with any token", "raysde.io.object_clients:_has_role", 'return "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" in os.environ', "return True", CLIENTS + " -k 'credentials_that'"),
+    Mutant("a proxy that pyarrow does not use", "raysde.io.object_clients:_open_s3", "        or _has_proxy(endpoint)\n", "", CLIENTS + " -k 'credentials_that'"),
+    Mutant("addresses of all regions alike", "raysde.io.object_clients:_open_s3", "        or not (given or REGION.fullmatch(system.region))\n", "", CLIENTS + " -k 'options_of_its_own'"),
+    Mutant("options without an equivalent dropped", "raysde.io.object_clients:_open_s3", "not options.keys() <= OPTIONS | UNUSED\n        or ", "", CLIENTS + " -k 'options_of_its_own'"),
+    Mutant("certificates always verified", "raysde.io.object_clients:_open_s3", 'in ("false", "0")', 'in ("0",)', CLIENTS + " -k 'certificates'"),
     Mutant("an endpoint of the environment passed over", "raysde.io.object_clients:_open_s3", 'os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))', '""', RANGES + " -k 'endpoint'"),
     Mutant("passing faults not retried", "raysde.io.object_clients:RETRIES", '"max_retries": 10', '"max_retries": 0', RANGES + " -k 'retried'"),
     Mutant("a stalled answer awaited", "raysde.io.object_clients:_open_s3", "client_options=http", 'client_options=http | {"read_timeout": "20s"}', RANGES + " -k 'retried'"),
-    Mutant("accounts of a variable that Google's libraries do not read", "raysde.io.object_clients:VARIABLES", '"GOOGLE_SERVICE_ACCOUNT",', "", RANGES + " -k 'google'"),
+    Mutant("accounts of a variable that Google's libraries do not read", "raysde.io.object_clients:VARIABLES", '"GOOGLE_SERVICE_ACCOUNT",', "", CLIENTS + " -k 'google'"),
 ]  # fmt: skip
