@@ -85,7 +85,7 @@ class StoredAverage(Mapping[str, Tensor]):
     Attributes:
         source: the open safetensors file.
         std: relative standard deviation of the average's profile.
-        names: names of the weights that it holds.
+        names: names of the weights that it holds; a tensor has the shape of its weight.
     """
 
     source: Any

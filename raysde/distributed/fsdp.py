@@ -73,7 +73,7 @@ def check_units(model: ScoreModel, parts: list[nn.Module]) -> None:
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Return True if the rows of a tensor are distributed over ranks."""
+    """Return True if the rows of a tensor, of any shape, are distributed over ranks."""
     return hasattr(tensor, "placements")
 
 
@@ -92,7 +92,7 @@ def local_rows(tensor: "DTensor") -> tuple[int, int]:
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return the full tensor on every rank. All ranks must call it if the tensor is sharded."""
+    """Return the full tensor, of its global shape, on every rank. All ranks must call it if the tensor is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 

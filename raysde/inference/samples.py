@@ -160,7 +160,7 @@ def make_samples(
         settings: sampler settings and all other settings that the images depend on, by keyword.
         numbers: class number of each image, -1 for no class.
         first: number of the first image.
-        times: times that replaced the settings of the time grid.
+        times: falling times, 1-D, that replaced the settings of the time grid.
     """
     names, method = model.spec.class_names, Method(**make_method(settings))
     read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})

@@ -86,7 +86,7 @@ class DiffusersConfig:
 
 
 class PlainUNet(nn.Module):
-    """UNet2DModel; the pooled condition is projected and added to the time embedding."""
+    """UNet2DModel; the pooled condition [B, D] is projected and added to the time embedding."""
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
         super().__init__()

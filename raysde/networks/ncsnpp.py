@@ -95,7 +95,11 @@ class NCSNppConfig:
 
 
 class ResnetBlock(nn.Module):
-    """The block (skip(x) + h(x, embedding)) ``rescale`` of x [B, inside, H, W]; ``resample`` resamples both."""
+    """The block (skip(x) + h(x, embedding)) ``rescale`` of x [B, inside, H, W]; ``resample`` resamples both.
+
+    ``embedding`` is the width of the embedding [B, embedding]. The result is [B, outside, H, W], with H and W halved or
+    doubled by ``resample``.
+    """
 
     def __init__(
         self, inside: int, outside: int, embedding: int, size: NCSNppConfig, resample: nn.Module | None = None
@@ -119,7 +123,12 @@ class ResnetBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input."""
+    """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input.
+
+    It maps h [B, C, H, W] and the pyramid [B, P, H, W] to both at the next level, with H and W halved unless it is the
+    lowest, and appends the output of each layer to ``skips``. ``told`` holds the embedding [B, D], context [B, L, E]
+    and mask [B, L].
+    """
 
     def __init__(self, stages: list[Stage], shrink: nn.Module | None, shown: nn.Module | None) -> None:
         super().__init__()
@@ -140,7 +149,12 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A level of the upward path: its stages, which read the skips, its progressive output and doubled resolution."""
+    """A level of the upward path: its stages, which read the skips, its progressive output and doubled resolution.
+
+    It maps h [B, C, H, W] and the pyramid of the level below, [B, P, H / 2, W / 2], to h with H and W doubled unless it
+    is the highest, and the pyramid [B, P, H, W] of this level. It takes its skips [B, S, H, W] from the end of
+    ``skips``. ``told`` is as for :class:`Down`.
+    """
 
     def __init__(self, stages: list[Stage], part: nn.Module | None, grow: nn.Module | None) -> None:
         super().__init__()

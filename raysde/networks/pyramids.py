@@ -32,7 +32,7 @@ class InputSkip(nn.Module):
         self.conv = init_layer(nn.Conv2d(image, width, 1))
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the image at [2 H, 2 W] to the joined features and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image [B, C, 2 H, 2 W] to the joined features and the image [B, C, H, W]."""
         pyramid = self.shrink(pyramid)
         shown = self.conv(pyramid)
         return torch.cat([shown, h], dim=1) if self.cat else shown + h, pyramid
@@ -46,7 +46,10 @@ class InputResidual(nn.Module):
         self.shrink, self.rescale = make_halving_conv(before, width, fir), rescale
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, as features and as pyramid."""
+        """Map h [B, width, H, W] and the sum [B, before, 2 H, 2 W] to the new sum [B, width, H, W], twice.
+
+        The first is the features, the second the pyramid.
+        """
         h = (self.shrink(pyramid) + h) * self.rescale
         return h, h
 
@@ -60,7 +63,7 @@ class OutputSkip(nn.Module):
         self.grow = None if lowest else make_doubling(fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the image at [H / 2, W / 2] to h itself and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image [B, C, H / 2, W / 2] to h itself and the image [B, C, H, W]."""
         if self.grow is None or pyramid is None:
             return h, self.head(h)
         return h, self.grow(pyramid) + self.head(h)
@@ -76,9 +79,10 @@ class OutputResidual(nn.Module):
         self.grow = None if below is None else make_doubling_conv(below, width, fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, as features and as pyramid.
+        """Map h [B, width, H, W] and the sum [B, below, H / 2, W / 2] to the new sum [B, width, H, W], twice.
 
-        The lowest level has no sum yet: it returns h and the start of the sum.
+        The first is the features, the second the pyramid. The lowest level has no sum yet: it returns h and the start
+        of the sum.
         """
         if self.head is not None:
             return h, self.head(h)

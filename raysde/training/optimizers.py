@@ -110,7 +110,8 @@ def update_parameters(
         lr: learning rate of this update; a parameter group's ``ratio`` multiplies it.
 
     Returns:
-        The gradient norm before clipping, and True if the optimizer stepped, False if fp16 gradients overflowed.
+        The gradient norm before clipping, a scalar tensor, and True if the optimizer stepped, False if fp16 gradients
+        overflowed.
     """
     scaler.unscale_(optimizer)
     norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))

@@ -157,7 +157,7 @@ class Snapshot:
     Attributes:
         time: number of images seen.
         std: relative standard deviation of its profile.
-        tensors: averaged weights by name, possibly read from a file on access.
+        tensors: averaged weights by name, each of its weight's shape, possibly read from a file on access.
     """
 
     time: float

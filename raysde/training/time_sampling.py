@@ -18,7 +18,7 @@ from raysde.sde.setting import setting
 def draw_stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
     """Return uniform numbers in [0, 1) for rows ``index`` to ``index + count`` of a global batch: [count], float64.
 
-    The global batch has one number in each of ``batch`` equal intervals, all shifted by a uniform ``offset`` in [0, 1).
+    The global batch has one number in each of ``batch`` equal intervals, all shifted by ``offset``, a scalar in [0, 1).
     """
     places = torch.arange(index, index + count, dtype=torch.float64, device=offset.device)
     return torch.remainder((places + offset.double()) / batch, 1.0)
@@ -31,6 +31,7 @@ class Uniform:
     kind: Literal["uniform"] = "uniform"
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Return the times at the probabilities u in [0, 1], of the shape of u."""
         return sde.train_floor + (sde.ceiling - sde.train_floor) * u
 
     def correction(self, sde: SDE, t: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def linear_error(variance: Tensor, noise2: Tensor) -> Tensor:
     """Return v n^2 / (v + n^2), the mean squared error of the best linear denoiser of a pixel.
 
     Args:
-        variance: variance v of the pixel.
+        variance: variance v of the pixel, of any shape.
         noise2: variance n^2 of the noise, in the same units; it broadcasts against ``variance``.
     """
     return variance * noise2 / (variance + noise2)
@@ -194,7 +194,7 @@ def validation_loss(
 
 
 def sum_over_ranks(world: World, *values: Tensor) -> Tensor:
-    """Return the concatenated vectors, summed over ranks, on the CPU."""
+    """Return the concatenation [N] of 1-D ``values``, summed over ranks, on the CPU."""
     return world.sum(torch.cat(values).to(world.device)).cpu()
 
 

@@ -24,7 +24,7 @@ class Canvas:
         self.memory, self.used = np.empty(size, dtype=np.uint8), 0
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next piece of memory as uint8 of a shape."""
+        """Return the next piece of memory as uint8 of shape ``shape``."""
         start, self.used = self.used, self.used + math.prod(shape)
         assert self.used <= len(self.memory)
         return self.memory[start : self.used].reshape(shape)

@@ -121,7 +121,7 @@ class Manifest:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """First row number of each shard, and the number of all rows, int64 [N + 1]."""
+        """First row number of each shard, and the number of all rows, int64 [shards + 1]."""
         return np.concatenate([[0], np.cumsum(self.shards.rows)])
 
     @cached_property

@@ -41,7 +41,7 @@ class Vectors:
         )
 
     def read_stored(self, rows: np.ndarray) -> list[Any]:
-        """Return the stored values of rows, in the given order.
+        """Return the stored values of rows [B], one for each, in the given order.
 
         Raises:
             ValueError: naming the file that is missing or damaged.
@@ -70,7 +70,11 @@ class Contexts(Vectors):
 
     @cached_property
     def empty(self) -> np.ndarray:
-        """Vectors of the empty caption, [tokens, width]."""
+        """Vectors of the empty caption, [tokens, width].
+
+        Raises:
+            OSError: if the file is missing or cannot be read.
+        """
         return self._numbers(read_bytes(child_path(self.derived.path, EMPTY)))
 
     def _vectors(self, stored: Any, draw: float) -> np.ndarray:
@@ -89,7 +93,11 @@ class LatentMoments(Vectors):
     derived: Latents
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return mean and log-variance of each row's latent, [B, 2 C, height, width]."""
+        """Return mean and log-variance of the latents of rows [B], [B, 2 C, height, width].
+
+        Raises:
+            ValueError: naming the file that is missing or damaged.
+        """
         channels, height, width = self.derived.shape
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
         for place, each in enumerate(self.read_stored(rows)):

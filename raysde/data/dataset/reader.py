@@ -60,7 +60,7 @@ class RowGroup:
 
 
 def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
-    """Return uninitialised memory for images, uint8 of a shape."""
+    """Return uninitialised memory for images, uint8 of shape ``shape``."""
     return np.empty(shape, dtype=np.uint8)
 
 

@@ -79,7 +79,7 @@ class RowGroups(Generic[Group]):
         self.lock, self.opening = Lock(), [Lock() for _ in range(2 * AHEAD)]
 
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
-        """Yield (position in ``rows``, row group, position in the row group) of each row, one row group after another.
+        """Yield (position in ``rows``, row group, position in the row group) of each of the rows [B], group by group.
 
         Row groups of a remote store are read in parallel, up to ``AHEAD`` at a time.
 

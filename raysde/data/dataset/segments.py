@@ -64,7 +64,7 @@ class Segments:
     """Places of all segments of a data set.
 
     Args:
-        counts: number of row groups of each shard.
+        counts: number of row groups of each shard, int64 [shards].
         lengths: bytes of each segment, uint32 [N], shard by shard.
     """
 
@@ -100,7 +100,7 @@ def read_index(folder: str, fingerprint: str, counts: np.ndarray) -> Segments | 
     Args:
         folder: path or URI of the data set.
         fingerprint: fingerprint of the data set.
-        counts: number of row groups of each shard.
+        counts: number of row groups of each shard, int64 [shards].
 
     Raises:
         ValueError: if the index is damaged or of another data set.

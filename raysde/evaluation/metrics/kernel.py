@@ -34,7 +34,7 @@ def polynomial_kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """Return the unbiased estimate of the squared discrepancy between two sets of features, [N, D] each."""
+    """Return the unbiased estimate of the squared discrepancy between two sets of features [N, D], a float64 scalar."""
     n = len(first)
     own = sum(
         (each.sum() - each.diagonal().sum()) / (n * (n - 1))
@@ -101,5 +101,5 @@ def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
 
 
 def kernel_diagonal(features: Tensor) -> Tensor:
-    """Return the kernel of each row with itself, [N]."""
+    """Return the kernel of each row of features [N, D] with itself, float64 [N]."""
     return (features.double().square().sum(dim=1) / features.shape[1] + 1.0) ** 3

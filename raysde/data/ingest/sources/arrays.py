@@ -20,7 +20,14 @@ OTHER_TOKENS = {"t10k", "test", "testing", "val", "valid", "validation"}
 
 @dataclass
 class ArrayPart:
-    """A range of rows of an array of images, as a part of a source."""
+    """A range of rows of an array of images, as a part of a source.
+
+    Attributes:
+        images: array of images, uint8 [N, H, W] or [N, H, W, C].
+        labels: array of their labels, [N] or [N, 1]; None if there are none.
+        first, count: number of the part's first row, from 0, and number of its rows.
+        name: name of the part.
+    """
 
     images: Array
     labels: Array | None
