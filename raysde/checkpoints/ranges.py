@@ -69,7 +69,7 @@ class RangedTensors:
 
 @dataclass(frozen=True)
 class Place:
-    """Type, shape, first byte and size in bytes of a tensor in a file."""
+    """Type, shape, first byte (``start``) and size in bytes of a tensor in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -24,7 +24,11 @@ JUDGED = 500
 
 
 def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float) -> None:
-    """Ingest the digits, train and register a model, and evaluate samples from it; all output goes to ``out``."""
+    """Ingest the digits, train and register a model, and evaluate samples from it; all output goes to ``out``.
+
+    Args:
+        started: time.time() when the command began, in seconds.
+    """
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
     settings = loading.load_recipe(recipe, [*places, *overrides])

@@ -52,7 +52,7 @@ def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | N
     """Train a run, or resume the run of the same name, and register its final EMA model.
 
     Args:
-        started: time.time() when the command began.
+        started: time.time() when the command began, in seconds.
         hold: returns a context that holds signals back, and yields a function that returns True once there was one,
             while a function returns True; see :func:`raysde.commands.signals.hold_signal`. None leaves signals alone.
 

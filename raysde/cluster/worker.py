@@ -205,7 +205,7 @@ def report_validation(validate: Validate, state: TrainState, world: World, repor
 
 
 def report_checkpoint(run: Run, world: World, step: int) -> None:
-    """Report a checkpoint that is written to Ray Train; every rank calls this, and waits for the others.
+    """Report the written checkpoint of step ``step`` to Ray Train; every rank calls this, and waits for the others.
 
     Ray Train takes reports from the training thread alone and in the same order on all ranks, so a checkpoint is
     reported at the next one or at the end. raysde deletes older checkpoints itself: Ray Train's list lacks checkpoints

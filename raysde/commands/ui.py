@@ -114,6 +114,7 @@ def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Pope
     """Run MLflow's server on a store; end it and all processes that it started when the context ends.
 
     Args:
+        port: TCP port on this machine.
         said: file for the server's output, unless RAYSDE_LOG=debug sends it to the terminal.
     """
     command = [

@@ -37,6 +37,7 @@ class Measured:
     network: str
 
     def generator(self, stream: int) -> torch.Generator:
+        """Return the generator of random stream number ``stream``."""
         return rng.generator(self.seed, rng.EVALUATION, stream)
 
 

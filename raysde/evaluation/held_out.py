@@ -79,6 +79,9 @@ class HeldOut:
 def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
     """Check before measuring that the model and the data fit the metrics.
 
+    Args:
+        t: time to which denoising adds noise, above the SDE's sample floor and at most its ceiling.
+
     Raises:
         ValueError: naming the metric, the data without held-out rows, or the time outside the SDE's domain.
     """
@@ -110,7 +113,10 @@ def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
 
 
 def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe."""
+    """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe.
+
+    ``first`` is the number of the first row among the held-out rows, which the random numbers depend on.
+    """
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
     images, told = to_image_tensor(columns), held.model_arguments(columns)
     found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
@@ -118,7 +124,10 @@ def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str
 
 
 def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver."""
+    """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver.
+
+    ``first`` is as for :func:`measure_likelihoods`.
+    """
     model, images = held.model, to_image_tensor(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
@@ -139,8 +148,11 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
 
 
 def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return metrics, each [N], of images with an inpainted middle quarter: its PSNR and MSE, the whole's SSIM and
-    LPIPS."""
+    """Return metrics, each [N], of images with an inpainted middle quarter.
+
+    PSNR and MSE are those of the quarter, SSIM and LPIPS those of the whole image.
+    ``first`` is as for :func:`measure_likelihoods`.
+    """
     images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -215,6 +227,7 @@ def average_metric(
     """Return the mean over rows [N] with its interval; ``network`` is the hash of the network behind the values.
 
     Args:
+        t: time to which denoising added noise, for the description.
         tolerances: rtol and atol of likelihoods, if they are not the defaults.
     """
     solved = f", to rtol={tolerances[0]:g} and atol={tolerances[1]:g}" if tolerances else ""

@@ -68,7 +68,7 @@ def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
 
 
 def png_name(number: int) -> str:
-    """Return the file name of an image."""
+    """Return the file name of image ``number``."""
     return f"{number:08d}.png"
 
 

@@ -157,6 +157,7 @@ def make_samples(
 
     Args:
         images: [N, C, H, W], uint8 or float32 in the model's data range.
+        nfe: number of score evaluations per image.
         settings: sampler settings and all other settings that the images depend on, by keyword.
         numbers: class number of each image, -1 for no class.
         first: number of the first image.

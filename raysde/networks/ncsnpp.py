@@ -206,6 +206,7 @@ class NCSNpp(nn.Module):
         self.leave = None if size.progressive == "output_skip" else Head(widths[0], image[0], scale=0.0)
 
     def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        """Return a stage from ``inside`` to ``outside`` channels, with attention if it ``attends``."""
         residual = ResnetBlock(inside, outside, self.embedding, self.size)
         crosses = attends and self.context is not None
         return Stage(
@@ -254,6 +255,7 @@ class NCSNpp(nn.Module):
         return ResnetBlock(width, width, self.embedding, self.size, make_halving(self.size.fir))
 
     def make_input_pyramid(self, pyramid: int, width: int) -> nn.Module | None:
+        """Return the progressive input from ``pyramid`` channels into features of ``width``; None without one."""
         if self.size.progressive_input == "input_skip":
             return InputSkip(pyramid, width, self.size.fir, self.size.progressive_combine)
         if self.size.progressive_input == "residual":
@@ -289,6 +291,10 @@ class NCSNpp(nn.Module):
         return ResnetBlock(width, width, self.embedding, self.size, make_doubling(self.size.fir))
 
     def part(self, below: int | None, width: int, image: int) -> nn.Module | None:
+        """Return the progressive output of a level of ``width`` channels; None without one.
+
+        ``below`` is the number of channels of the level below, None at the lowest; ``image`` that of the images.
+        """
         if self.size.progressive == "output_skip":
             return OutputSkip(width, image, self.size.fir, lowest=below is None)
         if self.size.progressive == "residual":

@@ -12,7 +12,10 @@ from raysde.networks.resampling import make_doubling, make_doubling_conv, make_h
 
 
 class Head(nn.Module):
-    """Normalised activations through a 3 x 3 convolution: [B, inside, H, W] -> [B, outside, H, W]."""
+    """Normalised activations through a 3 x 3 convolution: [B, inside, H, W] -> [B, outside, H, W].
+
+    ``scale`` multiplies the variance of the initial weights; 0 sets them to zero.
+    """
 
     def __init__(self, inside: int, outside: int, scale: float) -> None:
         super().__init__()
@@ -39,7 +42,11 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """A module that adds a learned halving of the previous sum to the features and passes the new sum on."""
+    """A module that adds a learned halving of the previous sum to the features and passes the new sum on.
+
+    ``before`` and ``width`` are channels of the previous sum and of the features; ``rescale`` is the factor of the new
+    sum.
+    """
 
     def __init__(self, before: int, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
@@ -55,7 +62,10 @@ class InputResidual(nn.Module):
 
 
 class OutputSkip(nn.Module):
-    """A module that adds this level's image to the doubled image of the lower levels."""
+    """A module that adds this level's image to the doubled image of the lower levels.
+
+    ``width`` and ``image`` are channels of the features and of the image.
+    """
 
     def __init__(self, width: int, image: int, fir: bool, lowest: bool) -> None:
         super().__init__()
@@ -70,7 +80,11 @@ class OutputSkip(nn.Module):
 
 
 class OutputResidual(nn.Module):
-    """A module that adds a learned doubling of the lower levels to the features and passes the new sum on."""
+    """A module that adds a learned doubling of the lower levels to the features and passes the new sum on.
+
+    ``below`` and ``width`` are channels of the lower levels' sum, None at the lowest level, and of the features;
+    ``rescale`` is the factor of the new sum.
+    """
 
     def __init__(self, below: int | None, width: int, fir: bool, rescale: float) -> None:
         super().__init__()

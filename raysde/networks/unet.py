@@ -111,9 +111,11 @@ class UNet(nn.Module):
         self.leave = zero_parameters(nn.Conv2d(widths[0], image[0], 3, padding=1))
 
     def residual(self, inside: int, outside: int, scale: float = 1.0) -> ResidualBlock:
+        """Return a block from ``inside`` to ``outside`` channels that multiplies the resolution by ``scale``."""
         return ResidualBlock(inside, outside, self.embedding, dropout=self.size.dropout, scale=scale)
 
     def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        """Return a stage from ``inside`` to ``outside`` channels, with attention if it ``attends``."""
         residual, head = self.residual(inside, outside), self.size.head_channels
         attention = Attention(outside, head=head) if attends else None
         crosses = attends and self.context is not None

@@ -32,6 +32,7 @@ class Claim:
     """The content of one file.
 
     Attributes:
+        number: number of the file.
         word: identifies the command; empty if the file is torn.
         beat: a random word, new at each renewal.
         seconds: how long the claim holds after its last beat.

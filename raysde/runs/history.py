@@ -84,7 +84,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 class Both:
-    """A sink that passes everything on to two others."""
+    """A :class:`raysde.runs.hooks.Sink` that passes everything on to two others."""
 
     def __init__(self, first: Sink, second: Sink) -> None:
         self.sinks = (first, second)

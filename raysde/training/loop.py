@@ -299,7 +299,7 @@ def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clo
 
 
 def grad_norm(norms: list[float]) -> dict[str, float]:
-    """Return the mean gradient norm as a metric, over steps that were not skipped; empty if all were.
+    """Return the mean of ``norms``, one for each step, as a metric, over steps not skipped; empty if all were.
 
     The scaler of fp16 tries large factors and skips the steps whose gradients overflow, with a norm of inf or nan.
     """

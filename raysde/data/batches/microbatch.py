@@ -45,7 +45,10 @@ class Microbatch:
 
 
 def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
-    """Return a microbatch of decoded rows; its images [B, C, H, W] are a view of the decoded [B, H, W, C]."""
+    """Return microbatch ``index`` of step ``step`` from decoded rows [B].
+
+    Its images [B, C, H, W] are a view of the decoded [B, H, W, C].
+    """
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
@@ -80,7 +83,13 @@ class Feed:
     def read(
         self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
     ) -> tuple[np.ndarray, Columns]:
-        """Return the row numbers, int64 [B], and decoded rows of a microbatch, with images in memory from ``take``."""
+        """Return the row numbers, int64 [B], and decoded rows of microbatch ``index`` of step ``step``.
+
+        The images are in memory from ``take``.
+
+        Raises:
+            ValueError: as :meth:`raysde.data.dataset.reader.Reader.read`.
+        """
         chosen = self.rows[self.plan.rows_of(step, index)]
         return chosen, reader.read(chosen, self.view, draw_uniforms(self.plan.seed, step, index, len(chosen)), take)
 

@@ -268,6 +268,6 @@ def write_empty(path: str, content: bytes) -> PrecomputedFile:
 
 
 def describe_file(path: str, name: str, rows: int) -> PrecomputedFile:
-    """Return the manifest entry of a written file."""
+    """Return the manifest entry of a written file of ``rows`` rows."""
     system, inside = open_filesystem(child_path(path, name))
     return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child_path(path, name)))

@@ -121,7 +121,7 @@ class RowGroups(Generic[Group]):
         return self.kept[shard, number][0]
 
     def read(self, shard: int, number: int, columns: list[str] | None) -> pa.Table:
-        """Read columns of a row group, all if None, without keeping them in memory.
+        """Read columns, all if None, of row group ``number`` of shard ``shard``, without keeping them in memory.
 
         Raises:
             ValueError: naming the file that is missing, damaged or does not match the manifest.

@@ -71,7 +71,7 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
 
 
 def verify_shard(manifest: Manifest, number: int, *, hashes: bool) -> None:
-    """Check one shard as :func:`verify_shards` does.
+    """Check shard ``number``, counted from 0, as :func:`verify_shards` does.
 
     Raises:
         ValueError: naming the shard and the difference.

@@ -157,7 +157,13 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
 
 
 def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
-    """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next."""
+    """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next.
+
+    Args:
+        shape: (height, width) of the bucket in pixels; None without buckets.
+        number: number of the part that the rows come from.
+        again: number of earlier shards of the same part, split and bucket.
+    """
     bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
     return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
 

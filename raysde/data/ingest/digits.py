@@ -30,7 +30,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_caption(label: int, variant: int) -> str:
-    """Return a caption for a digit from 0 to 9; ``variant``, any integer from 0 on, selects the template."""
+    """Return a caption for the digit ``label``, 0 to 9; ``variant``, any integer from 0 on, selects the template."""
     return TEMPLATES[variant % len(TEMPLATES)].format(word=WORDS[label], number=label)
 
 

@@ -85,7 +85,7 @@ class Statistics:
         return cls(**{**values, **changed})
 
     def summary(self, channels: int) -> dict[str, Any]:
-        """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by channel."""
+        """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by ``channels``."""
         mean = self.total[:channels] / max(1, self.pixels)
         std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))
         return {

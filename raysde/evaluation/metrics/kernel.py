@@ -50,6 +50,9 @@ def kernel_discrepancy(
 
     Its variance has two parts: the variance over subsets given the images, and the variance of the estimate from all
     images, by the jackknife over each set (Arvesen 1969).
+
+    Args:
+        subsets, size: number of subsets, and of images in each; at most M and N.
     """
     size = min(size, len(real), len(drawn))
     values = []

@@ -164,7 +164,7 @@ class TarSample:
 
 @dataclass
 class TarPart:
-    """One archive as a part of a source."""
+    """One archive as a part of a source; ``count`` is None, as the number of samples is unknown before reading."""
 
     root: str
     name: str
