@@ -74,7 +74,11 @@ def write_staged_snapshot(run: str, staged: StagedSnapshot) -> None:
 
 
 def write_snapshot(run: str, state: TrainState) -> None:
-    """Write the averages of ``state`` at once, as :func:`stage_snapshot` and :func:`write_staged_snapshot`."""
+    """Write the averages of ``state`` at once, as :func:`stage_snapshot` and :func:`write_staged_snapshot`.
+
+    Raises:
+        OSError: naming ``run``, if the file cannot be written.
+    """
     write_staged_snapshot(run, stage_snapshot(state))
 
 

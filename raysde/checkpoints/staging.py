@@ -129,6 +129,9 @@ def stage_checkpoint(state: TrainState, world: World, copies: HostCopies | None 
 
     Args:
         copies: places of an earlier checkpoint that is written; None for new ones.
+
+    Raises:
+        ValueError: as :meth:`raysde.training.state.TrainState.optimizer_tensors`.
     """
     sharded, copies = has_shards(state.model), copies or HostCopies()
     copies.begin()

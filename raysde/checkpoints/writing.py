@@ -49,7 +49,11 @@ def write_staged(
 
 
 def write_into_folder(folder: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint under another name, and rename the folder once it is complete."""
+    """Write a checkpoint under another name, and rename the folder once it is complete.
+
+    Raises:
+        ValueError, OSError, RuntimeError: as :func:`write_staged`.
+    """
     system, place = pafs.LocalFileSystem(), Path(folder)
     partial = atomic.partial_name(place)
     try:
@@ -73,7 +77,11 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World, c
 
 
 def write_to_remote(target: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint to a URI: files that a killed process left are deleted, and checkpoint.json comes last."""
+    """Write a checkpoint to a URI: files that a killed process left are deleted, and checkpoint.json comes last.
+
+    Raises:
+        OSError, RuntimeError: as :func:`write_staged`.
+    """
     system, root = storage.open_filesystem(target)
     with fail_together(world):
         if world.is_first:
@@ -86,7 +94,12 @@ def write_to_remote(target: str, staged: Staged, about: About, world: World, con
 
 
 def write_part(system: pafs.FileSystem, root: str, staged: Staged, world: World) -> dict[str, Listed]:
-    """Write this rank's files, and return the hash and size of the files of all ranks."""
+    """Write this rank's files, and return the hash and size of the files of all ranks.
+
+    Raises:
+        OSError: if a file cannot be written.
+        RuntimeError: if another rank failed.
+    """
     listed: dict[str, Listed] = {}
     with fail_together(world):
         for name, content in staged.files.items():
@@ -99,7 +112,11 @@ def write_part(system: pafs.FileSystem, root: str, staged: Staged, world: World)
 def write_description_of(
     system: pafs.FileSystem, root: str, staged: Staged, about: About, listed: dict[str, Listed]
 ) -> None:
-    """Write checkpoint.json, which makes a remote checkpoint whole."""
+    """Write checkpoint.json, which makes a remote checkpoint whole.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     spec, recipe, data = about
     content = describe_files(spec, staged.values, recipe, data, dict(sorted(listed.items())))
     write_file(system, f"{root}/{FILE}", lambda: [content])

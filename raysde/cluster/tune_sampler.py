@@ -37,6 +37,9 @@ def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
 
     Args:
         out: folder of the finished measurements.
+
+    Raises:
+        ValueError, OSError, RuntimeError: by the function, as :func:`measure_candidates`.
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[CandidateOutcome]:
@@ -133,7 +136,11 @@ class Keeper(tune.Callback):
         return {**vars(self), "shown": None}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Write the metric of a finished trial."""
+        """Write the metric of a finished trial.
+
+        Raises:
+            ValueError, OSError: if the trial's work raised it, or the file cannot be written.
+        """
         number, result = trial.config["number"], trial.last_result
         if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}

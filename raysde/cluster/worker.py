@@ -47,6 +47,11 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The last step, the message of a loop that failed, and True in ``left`` if the loop was asked to end before.
+
+    Raises:
+        ValueError: if the worker lacks the shared folder or data, or the checkpoint does not fit the recipe.
+        RuntimeError: if the storage cannot be read.
+        TakenOver: if another command has the run.
     """
     torch.set_num_threads(settings["threads"])
     quiet_ray()
@@ -175,6 +180,9 @@ def run_loop(
     """Run the loop and return an empty string, or the message of a loss that is not finite.
 
     Every rank meets such a loss at the same step, and a restart would meet it again.
+
+    Raises:
+        ValueError: as :func:`raysde.training.loop.fit`.
     """
     compiled = run.config.train.compile
     try:

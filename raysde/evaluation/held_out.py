@@ -66,7 +66,11 @@ class HeldOut:
 
     def model_arguments(self, columns: Columns) -> dict[str, Any]:
         """Return the conditions of these rows that the model takes: captions as ``prompts``, class numbers as
-        ``labels``."""
+        ``labels``.
+
+        Raises:
+            ValueError: if the model's classes do not match the data's.
+        """
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
         if not taken.classes:

@@ -120,7 +120,11 @@ def draw_conditions(
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
-    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label."""
+    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label.
+
+    Raises:
+        ValueError: naming the shard that is missing or damaged.
+    """
     found: dict[int, set[str]] = {}
     for _, group, inside in reader.groups.holding(rows):
         assert group.labels is not None, "the reader gives labels"

@@ -136,6 +136,10 @@ class Bulk:
 
         Args:
             told: callback ``told(done, all)`` that gets solver steps.
+
+        Raises:
+            ValueError: as :func:`raysde.inference.sample.sample`.
+            OSError: naming the file that cannot be written.
         """
         first, count = self.parts[part]
         drawn = self.sample(first, count, told)

@@ -213,6 +213,9 @@ def draw_restored(
         measured: function from a slice of the images to their projection and their float measurements [B, ...].
         method, noise, iterations, resample: as for :func:`raysde.sampling.inverse.restore.edit`.
         drawing: as for :func:`raysde.inference.sample.sample`.
+
+    Raises:
+        ValueError: as :func:`raysde.sampling.inverse.restore.edit` and :func:`raysde.inference.sample.sample`.
     """
     spec = model.spec
     low, high = spec.data_range

@@ -57,7 +57,11 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
 
 
 def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Write PNG files into a folder, and last their rows of metadata as ``metadata.jsonl``."""
+    """Write PNG files into a folder, and last their rows of metadata as ``metadata.jsonl``.
+
+    Raises:
+        OSError: naming the file that cannot be written.
+    """
     system, inside = open_filesystem(place)
     system.create_dir(inside, recursive=True)
     for file, row in zip(files, rows, strict=True):

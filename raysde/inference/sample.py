@@ -276,6 +276,9 @@ def conditional_score(
     Args:
         prompts, labels: one for each image; None without.
         guidance: classifier-free guidance scale; 1 disables guidance.
+
+    Raises:
+        ValueError: if a label is no class of the model, or the guidance scale is negative.
     """
     encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)

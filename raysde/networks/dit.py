@@ -30,7 +30,11 @@ EXPANSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The diffusion transformer DiT of Peebles and Xie 2023; network.preset names the published sizes."""
+    """The diffusion transformer DiT of Peebles and Xie 2023; network.preset names the published sizes.
+
+    Raises:
+        ValueError: if a number is below 1, or ``channels`` is no multiple of ``heads`` and of 4.
+    """
 
     kind: Literal["dit"] = "dit"
     channels: int = setting(384, "channels of a token, a multiple of 4")

@@ -34,7 +34,11 @@ QUIET = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class NCSNppConfig:
-    """DDPM++ and NCSN++ of Song et al. 2021; network.preset names the published sizes."""
+    """DDPM++ and NCSN++ of Song et al. 2021; network.preset names the published sizes.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
 
     kind: Literal["ncsnpp"] = "ncsnpp"
     channels: int = setting(128, "channels of the first level")

@@ -27,7 +27,11 @@ from raysde.sde.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """A lean U-Net for images up to about 64 pixels."""
+    """A lean U-Net for images up to about 64 pixels.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
 
     kind: Literal["unet"] = "unet"
     channels: int = setting(64, "channels of the first level")

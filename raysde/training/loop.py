@@ -282,7 +282,11 @@ def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: 
 
 
 def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
-    """Log the means of the pending steps and clear them."""
+    """Log the means of the pending steps and clear them.
+
+    Raises:
+        FloatingPointError: as :func:`flush_losses`.
+    """
     done = flush_losses(state, world)
     state.pending = []
     if world.is_first:

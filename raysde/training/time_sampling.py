@@ -41,7 +41,11 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(Uniform):
-    """Times with normally distributed log(sigma / alpha) (Karras et al. 2022, table 1)."""
+    """Times with normally distributed log(sigma / alpha) (Karras et al. 2022, table 1).
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
 
     kind: Literal["lognormal"] = "lognormal"  # type: ignore[assignment]
     mean: float = setting(-1.2, "mean of log(sigma / alpha)")

@@ -102,6 +102,9 @@ def measure_bins(
         seed: seed of the noise and of its level, which also depend on each row's number.
         data_range: float values of black and white.
         latent: autoencoder of a latent model; None for a model of pixels.
+
+    Raises:
+        ValueError: if the model does not take the batch's conditions.
     """
     scale = 1.0 if latent is not None else 2.0 / (data_range[1] - data_range[0])
     streams = [rng.generator(seed, rng.VALIDATION, int(row)) for row in batch.rows]

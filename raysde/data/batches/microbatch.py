@@ -97,7 +97,11 @@ class Feed:
 def read_batches(
     feed: Feed, reader: Reader, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Microbatch]]:
-    """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process."""
+    """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process.
+
+    Raises:
+        ValueError: if there are more ranks than microbatches, or a shard is missing or damaged.
+    """
     mine = feed.plan.of_rank(rank, world)
     for step in range(start, stop):
         yield [make_microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
@@ -109,6 +113,9 @@ def held_out_batches(
     """Yield one rank's microbatches of the held-out ``rows``, int64 [N]; each row is on one of ``world`` ranks.
 
     A microbatch holds up to ``size`` rows of one shape, and is the same for any number of ranks.
+
+    Raises:
+        ValueError: if a shard is missing or damaged, or images differ in size and the view has no shape.
     """
     shapes = [reader.shape_of(int(row), view) if reader.moments is None else (0, 0) for row in rows]
     index = 0

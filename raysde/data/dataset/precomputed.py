@@ -182,7 +182,11 @@ def read_derived(path: str) -> Derived:
 
 
 def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
-    """Return the complete folders of a kind beside the shards, by name; folders without a manifest are ignored."""
+    """Return the complete folders of a kind beside the shards, by name; folders without a manifest are ignored.
+
+    Raises:
+        ValueError: naming the manifest that is damaged or of another format.
+    """
     system, inside = open_filesystem(shards)
     listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
     names = sorted(

@@ -63,6 +63,9 @@ class Contexts(Vectors):
         Args:
             rows: row numbers, int64 [B].
             draws: numbers [B] in [0, 1) that select the same captions as in :class:`raysde.data.dataset.reader.Reader`.
+
+        Raises:
+            ValueError: naming the file that is missing or damaged.
         """
         found = [self._vectors(each, draw) for each, draw in zip(self.read_stored(rows), draws.tolist(), strict=True)]
         tokens = np.array([len(each) for each in found], dtype=np.int64)

@@ -35,7 +35,11 @@ def make_caption(label: int, variant: int) -> str:
 
 
 def write_digits(folder: Path) -> int:
-    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images."""
+    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images.
+
+    Raises:
+        OSError: naming ``folder``, if it cannot be written.
+    """
     images, labels = load_digits()
     lines = []
     with name_place_of_write("images", folder):

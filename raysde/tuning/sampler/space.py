@@ -170,7 +170,11 @@ def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool)
 
 
 def count_evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
-    """Return the network evaluations for each image; guidance doubles them at the times where it applies."""
+    """Return the network evaluations for each image; guidance doubles them at the times where it applies.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
     method = Method(**make_method(drawing))
     assert method.nfe is not None
     times = method.times(sde)[:-1]
