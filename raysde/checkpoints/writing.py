@@ -65,7 +65,10 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World, c
             if world.is_first:
                 write_description_of(system, str(partial), staged, about, listed)
         if world.any(world.is_first and not is_complete_checkpoint(partial)):
-            raise ValueError(f"{place.parent} is not shared by all workers, which resources.strategy=fsdp needs")
+            raise ValueError(
+                f"{place.parent} is not shared by all workers, which resources.strategy=fsdp needs; set storage to a "
+                "folder or URI that every node sees"
+            )
         with fail_together(world):
             if world.is_first:
                 confirm()

@@ -47,11 +47,6 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The last step, the message of a loop that failed, and True in ``left`` if the loop was asked to end before.
-
-    Raises:
-        ValueError: if the worker lacks the shared folder or data, or the checkpoint does not fit the recipe.
-        RuntimeError: if the storage cannot be read.
-        TakenOver: if another command has the run.
     """
     torch.set_num_threads(settings["threads"])
     quiet_ray()

@@ -67,7 +67,7 @@ def check_units(model: ScoreModel, parts: list[nn.Module]) -> None:
         for parameter in (each for module in mine for each in module.parameters(recurse=False)):
             refused = f"resources.strategy=fsdp cannot shard {names[parameter]}"
             if owners.setdefault(parameter, unit) is not unit:
-                raise ValueError(f"{refused}: several of the network's blocks share it")
+                raise ValueError(f"{refused}: several of the network's blocks share it; set resources.strategy=ddp")
             if parameter.ndim == 0:
                 raise ValueError(f"{refused}: it is a scalar; give it the shape (1,)")
 

@@ -274,11 +274,8 @@ def conditional_score(
     """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode.
 
     Args:
-        prompts, labels: one for each image; None without.
-        guidance: classifier-free guidance scale; 1 disables guidance.
-
-    Raises:
-        ValueError: if a label is no class of the model, or the guidance scale is negative.
+        prompts, labels: one for each image; None without. A label that is no class of the model raises ValueError.
+        guidance: classifier-free guidance scale, from 0; 1 disables guidance.
     """
     encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)

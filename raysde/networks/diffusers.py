@@ -182,7 +182,9 @@ class Transformer(nn.Module):
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
         super().__init__()
         if image[1] != image[2]:
-            raise ValueError(f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}")
+            raise ValueError(
+                f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}; set data.image_size"
+            )
         self.channels, self.classes = image[0], config.get("num_embeds_ada_norm", 1)
         # each block has its own table of class embeddings, which labels never index
         self.model = make_network("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})

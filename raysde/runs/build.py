@@ -98,7 +98,8 @@ def place_model(run: Run, model: ScoreModel, device: torch.device) -> None:
     if run.plan.microbatches % world.size:
         raise ValueError(
             f"resources.strategy=fsdp needs equal shares: train.batch={run.config.train.batch} makes "
-            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers"
+            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers; "
+            "set train.microbatch so that the workers divide their number"
         )
     shard_model(model, world, gathered_dtype(run, device))
 

@@ -195,7 +195,7 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{what} {path!r} holds no manifest.json; {_suggest_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
+        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}; restore it or ingest again") from None
     try:
         return parse_manifest(path, content)
     except (KeyError, TypeError, AttributeError) as error:

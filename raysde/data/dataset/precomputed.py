@@ -171,7 +171,7 @@ def read_derived(path: str) -> Derived:
     try:
         content = json.loads(read_bytes(where))
         if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']!r}, this version reads {FORMAT}")
+            raise ValueError(f"it has format {content['format']!r}, this version reads {FORMAT}; precompute it again")
         del content["format"]
         return ADAPTER.validate_python({**content, "path": path})
     except ValidationError as error:

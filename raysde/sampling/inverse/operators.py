@@ -118,7 +118,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if isinstance(self.first, Mask):
-            raise ValueError("a mask can only come last in a chain of projections")
+            raise ValueError("a mask can only come last in a chain of projections; give it as then")
 
     @property
     def scale(self) -> float:

@@ -143,6 +143,7 @@ def _find_labels(listing: Listing, images: Array) -> Array | None:
     if len(exact or found) > 1:
         raise ValueError(
             f"source {listing.given}: several labels for {images.title}: {summarise_names([t.title for t in found])}"
+            "; keep one of them"
         )
     return open_array(listing, (exact or found)[0]) if found else None
 
