@@ -120,6 +120,9 @@ def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str
     """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe.
 
     ``first`` is the number of the first row among the held-out rows, which the random numbers depend on.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a tolerance is not positive.
     """
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
     images, told = to_image_tensor(columns), held.model_arguments(columns)
@@ -131,6 +134,9 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
     """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver.
 
     ``first`` is as for :func:`measure_likelihoods`.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a setting is out of range.
     """
     model, images = held.model, to_image_tensor(columns)
     sde = model.sde
@@ -156,6 +162,9 @@ def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str,
 
     PSNR and MSE are those of the quarter, SSIM and LPIPS those of the whole image.
     ``first`` is as for :func:`measure_likelihoods`.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a setting is out of range.
     """
     images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)

@@ -44,7 +44,11 @@ def image_schema(rows: Sequence[Row]) -> pa.Schema:
 
 
 def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Write PNG files and their rows of metadata as one Parquet file."""
+    """Write PNG files and their rows of metadata as one Parquet file.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
     out = pa.BufferOutputStream()
     pq.write_table(

@@ -138,7 +138,11 @@ def check_writable(path: str, what: str) -> None:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a JSON file, see :func:`write_bytes`."""
+    """Write a JSON file, see :func:`write_bytes`.
+
+    Raises:
+        ValueError, OSError: as :func:`write_bytes`.
+    """
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 

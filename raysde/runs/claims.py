@@ -123,7 +123,11 @@ class Claims:
         return read_bytes(self._file(claim.number)) == _format(claim)
 
     def write(self, claim: Claim) -> None:
-        """Write a claim that its holder made."""
+        """Write a claim that its holder made.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         write_bytes(self._file(claim.number), _format(claim))
 
     def forget_before(self, number: int) -> None:

@@ -173,6 +173,9 @@ def validation_loss(
         batches: this rank's share of the held-out microbatches.
         latent: latent space of a latent model, None for pixels.
         spare: microbatch that a rank without further batches computes, uncounted, in step with other ranks, or None.
+
+    Raises:
+        ValueError: as :func:`measure_bins`.
     """
     parts = []
     for batch, counted in keep_in_step(batches, world, spare):

@@ -163,6 +163,9 @@ def write_manifest(manifest: Manifest) -> None:
     """Write ``shards.arrow`` and ``manifest.json``; call it last, so that a folder with a manifest is complete.
 
     A manifest of an older format is written in that format.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}

@@ -266,7 +266,11 @@ def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[l
 
 
 def write_empty(path: str, content: bytes) -> PrecomputedFile:
-    """Write the embedding of the empty caption as raw bytes."""
+    """Write the embedding of the empty caption as raw bytes.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     write_bytes(child_path(path, EMPTY), content)
     return describe_file(path, EMPTY, 1)
 

@@ -85,6 +85,9 @@ def write_index(folder: str, fingerprint: str, lengths: Sequence[Sequence[int]])
 
     Args:
         lengths: bytes of the segments of each shard, in the manifest's order.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     values = pa.array(np.concatenate([np.asarray(each, dtype=np.uint32) for each in lengths]))
     table = pa.table({"bytes": values}).replace_schema_metadata({"fingerprint": fingerprint})

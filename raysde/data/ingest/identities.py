@@ -27,6 +27,9 @@ def write_identities(out: str, number: int, hashes: Sequence[str], keys: Sequenc
     Args:
         hashes: content hashes, 16 hexadecimal digits each.
         keys: keys of the rows.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     table = pa.table(
         [
