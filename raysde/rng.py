@@ -66,7 +66,7 @@ def noise_from(source: RandomSource) -> Noise:
 
     def rows(x: Tensor) -> Tensor:
         if len(source) != len(x):
-            raise ValueError(f"{len(source)} generators were given for {len(x)} images")
+            raise ValueError(f"{len(source)} generators were given for {len(x)} images; give one for each image")
         drawn = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in source]
         return torch.stack(drawn).to(x.device)
 

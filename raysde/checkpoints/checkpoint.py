@@ -222,7 +222,10 @@ def load_state(state: TrainState, files: Files) -> None:
     stored = {kind: Stored(map(files.open, each), files.threads) for kind, each in names.items()}
     # user-written SDEs may not define equality; the caller has compared their recipes
     if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
-        raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
+        raise ValueError(
+            f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}; "
+            "choose another name"
+        )
     parameters = dict(state.model.named_parameters())
     average = stored[AVERAGE].all_like(parameters)
     device = next(state.model.parameters()).device

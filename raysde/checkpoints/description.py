@@ -229,7 +229,7 @@ def read_complete_description(system: pafs.FileSystem, root: str) -> Description
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"checkpoint {root} names a file outside itself: {name}")
         if name not in sizes:
-            raise ValueError(f"checkpoint {root} lacks {name}")
+            raise ValueError(f"checkpoint {root} lacks {name}; copy the whole folder")
         expected = description.sizes.get(name, sizes[name])
         if sizes[name] != expected:
             raise ValueError(f"{name} in checkpoint {root} has {sizes[name]} bytes instead of {expected}")

@@ -74,7 +74,11 @@ def write_staged_snapshot(run: str, staged: StagedSnapshot) -> None:
 
 
 def write_snapshot(run: str, state: TrainState) -> None:
-    """Write the averages of ``state`` at once, as :func:`stage_snapshot` and :func:`write_staged_snapshot`."""
+    """Write the averages of ``state`` at once, as :func:`stage_snapshot` and :func:`write_staged_snapshot`.
+
+    Raises:
+        OSError: naming ``run``, if the file cannot be written.
+    """
     write_staged_snapshot(run, stage_snapshot(state))
 
 
@@ -85,7 +89,7 @@ class StoredAverage(Mapping[str, Tensor]):
     Attributes:
         source: the open safetensors file.
         std: relative standard deviation of the average's profile.
-        names: names of the weights that it holds.
+        names: names of the weights that it holds; a tensor has the shape of its weight.
     """
 
     source: Any

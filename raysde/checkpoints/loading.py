@@ -55,10 +55,19 @@ class LocalFiles:
     threads: int = 1
 
     def open(self, name: str) -> Any:
-        """Return the open file ``name``, see :class:`raysde.checkpoints.sharded_tensors.Stored`."""
+        """Return the open file ``name``, see :class:`raysde.checkpoints.sharded_tensors.Stored`.
+
+        Raises:
+            ValueError: naming the file, if it cannot be read.
+        """
         return open_local(Path(self.where) / name)
 
     def verify(self, name: str, keep: bool) -> None:
+        """Compare a file with its hash; ``keep`` has no effect.
+
+        Raises:
+            ValueError: if it differs or cannot be read.
+        """
         compare_hashes(Path(self.where), self.description, [name])
 
 
@@ -80,6 +89,12 @@ class RemoteFiles:
     held: dict[str, pa.Buffer] = field(default_factory=dict)
 
     def open(self, name: str) -> Any:
+        """Return the open file ``name``, as :meth:`LocalFiles.open`.
+
+        Raises:
+            ValueError: if its header is not valid.
+            OSError: if it cannot be read.
+        """
         if name in self.held:
             return RangedTensors(pa.BufferReader(self.held[name]), f"{name} in checkpoint {self.where}")
         return RangedTensors(self.system.open_input_file(f"{self.root}/{name}"), f"{name} in checkpoint {self.where}")

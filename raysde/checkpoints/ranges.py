@@ -58,13 +58,18 @@ class RangedTensors:
         return Rows(self.source, self.tensors[name])
 
     def get_tensor(self, name: str) -> Tensor:
+        """Return a tensor in host memory, of the shape and dtype that the header states.
+
+        Raises:
+            OSError: if the store sends fewer bytes than requested.
+        """
         place = self.tensors[name]
         return _read(self.source, place.start, place.bytes, place.dtype).reshape(place.shape)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Type, shape, first byte and size in bytes of a tensor in a file."""
+    """Type, shape, first byte (``start``) and size in bytes of a tensor in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -88,7 +93,11 @@ class Rows:
         return list(self.place.shape)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Return the rows of a slice of step 1."""
+        """Return the rows of a slice of step 1, [rows, ...], in host memory.
+
+        Raises:
+            OSError: if the store sends fewer bytes than requested.
+        """
         start, stop, _ = rows.indices(self.place.shape[0])
         each = self.place.bytes // max(self.place.shape[0], 1)
         count = max(stop - start, 0)

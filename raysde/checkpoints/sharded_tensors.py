@@ -76,7 +76,7 @@ class Stored:
         return (pieces[-1].stop, *pieces[0].shape[1:]) if pieces[0].shape else ()
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return rows [start, stop) of a tensor.
+        """Return rows ``start`` to ``stop`` of a tensor, [stop - start, ...], in host memory.
 
         Raises:
             ValueError: if the files lack one of the rows.
@@ -95,7 +95,11 @@ class Stored:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def tensor(self, name: str) -> Tensor:
-        """Return a whole tensor."""
+        """Return a whole tensor in host memory, of the shape that :meth:`shape` returns.
+
+        Raises:
+            ValueError: if the files lack one of its rows.
+        """
         shape = self.shape(name)
         if not shape:
             scalar: Tensor = self.pieces[name][0].source.get_tensor(name)
@@ -105,7 +109,11 @@ class Stored:
     def all_like(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash.
 
-        If a tensor and its target have the same shape, only this rank's rows are read.
+        Each has the global shape that :meth:`shape` returns. If its target has the same shape, only this rank's rows
+        are read.
+
+        Raises:
+            ValueError: if the files lack a row that this rank needs.
         """
         names = {name: targets.get(name.rpartition("/")[2]) for name in self.pieces}
         if self.threads == 1:

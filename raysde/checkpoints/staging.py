@@ -27,12 +27,12 @@ STARTS = "DCP_SHARDING_INFO"
 
 
 def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return the tensors of :func:`own_weights`, contiguous and on the CPU."""
+    """Return the tensors of :func:`own_weights`, of the same shapes, contiguous and on the CPU."""
     return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
 
 
 def own_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return every parameter and persistent buffer by name; a tied weight only under its first name."""
+    """Return every parameter and persistent buffer, of its own shape, by name; a tied weight only by its first name."""
     tied = tied_names(model)
     return {name: value for name, value in model.state_dict().items() if name not in tied}
 
@@ -76,8 +76,10 @@ class HostCopies:
         self.event: torch.cuda.Event | None = None
 
     def copy(self, value: Tensor) -> Tensor:
-        """Return a contiguous copy of a tensor that later changes of the tensor do not reach; on CUDA it is complete
-        after :meth:`wait`."""
+        """Return a contiguous copy of a tensor, of the same shape, that later changes of the tensor do not reach.
+
+        The copy of a CUDA tensor is complete after :meth:`wait`.
+        """
         value, pinned = value.detach(), value.device.type == "cuda"
         if pinned:
             self.device = value.device
@@ -127,6 +129,9 @@ def stage_checkpoint(state: TrainState, world: World, copies: HostCopies | None 
 
     Args:
         copies: places of an earlier checkpoint that is written; None for new ones.
+
+    Raises:
+        ValueError: as :meth:`raysde.training.state.TrainState.optimizer_tensors`.
     """
     sharded, copies = has_shards(state.model), copies or HostCopies()
     copies.begin()
@@ -149,7 +154,7 @@ def stage_checkpoint(state: TrainState, world: World, copies: HostCopies | None 
 
 
 def stage_whole(tensors: Mapping[str, Tensor], first: bool, copies: HostCopies) -> dict[str, Tensor]:
-    """Return copies of whole tensors on the first rank, and nothing on others, which only send their rows."""
+    """Return copies of whole tensors, of the same shapes, on the first rank; on others an empty dict."""
     found = {}
     for name in sorted(tensors):
         value = gather_tensor(tensors[name].detach())
@@ -159,7 +164,7 @@ def stage_whole(tensors: Mapping[str, Tensor], first: bool, copies: HostCopies) 
 
 
 def stage_pieces(tensors: Mapping[str, Tensor], rank: int, copies: HostCopies) -> TensorFile:
-    """Return copies of the rows that this rank holds; rank 0 also copies the tensors that are not sharded.
+    """Return copies of the rows [rows, ...] that this rank holds; rank 0 also copies the tensors that are not sharded.
 
     The header gives each piece's first row, as in safetensors files of torch.distributed.checkpoint, so its
     HuggingFaceStorageReader can read such a folder too. Its other formats keep their index as a pickle.

@@ -71,6 +71,10 @@ def find_newest_checkpoint(
 
     Args:
         damaged: faults of checkpoints that turned out to be damaged when they were loaded, by name.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+        RuntimeError: if the storage cannot be read.
     """
 
     def check_known(each: Kept) -> Kept:

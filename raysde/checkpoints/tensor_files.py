@@ -41,7 +41,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The content of a safetensors file: contiguous tensors in host memory, and text values for its header."""
+    """The content of a safetensors file: contiguous tensors of any shape in host memory, and text for its header."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class TensorFile:
 
 
 def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of a safetensors file: a length of 8 bytes, and JSON padded to a multiple of 8 bytes."""
+    """Return the header for tensors of any shape: a length of 8 bytes, and JSON padded to a multiple of 8 bytes."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, tensor in tensors:

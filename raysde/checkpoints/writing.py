@@ -49,7 +49,11 @@ def write_staged(
 
 
 def write_into_folder(folder: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint under another name, and rename the folder once it is complete."""
+    """Write a checkpoint under another name, and rename the folder once it is complete.
+
+    Raises:
+        ValueError, OSError, RuntimeError: as :func:`write_staged`.
+    """
     system, place = pafs.LocalFileSystem(), Path(folder)
     partial = atomic.partial_name(place)
     try:
@@ -61,7 +65,10 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World, c
             if world.is_first:
                 write_description_of(system, str(partial), staged, about, listed)
         if world.any(world.is_first and not is_complete_checkpoint(partial)):
-            raise ValueError(f"{place.parent} is not shared by all workers, which resources.strategy=fsdp needs")
+            raise ValueError(
+                f"{place.parent} is not shared by all workers, which resources.strategy=fsdp needs; set storage to a "
+                "folder or URI that every node sees"
+            )
         with fail_together(world):
             if world.is_first:
                 confirm()
@@ -73,7 +80,11 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World, c
 
 
 def write_to_remote(target: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint to a URI: files that a killed process left are deleted, and checkpoint.json comes last."""
+    """Write a checkpoint to a URI: files that a killed process left are deleted, and checkpoint.json comes last.
+
+    Raises:
+        OSError, RuntimeError: as :func:`write_staged`.
+    """
     system, root = storage.open_filesystem(target)
     with fail_together(world):
         if world.is_first:
@@ -86,7 +97,12 @@ def write_to_remote(target: str, staged: Staged, about: About, world: World, con
 
 
 def write_part(system: pafs.FileSystem, root: str, staged: Staged, world: World) -> dict[str, Listed]:
-    """Write this rank's files, and return the hash and size of the files of all ranks."""
+    """Write this rank's files, and return the hash and size of the files of all ranks.
+
+    Raises:
+        OSError: if a file cannot be written.
+        RuntimeError: if another rank failed.
+    """
     listed: dict[str, Listed] = {}
     with fail_together(world):
         for name, content in staged.files.items():
@@ -99,7 +115,11 @@ def write_part(system: pafs.FileSystem, root: str, staged: Staged, world: World)
 def write_description_of(
     system: pafs.FileSystem, root: str, staged: Staged, about: About, listed: dict[str, Listed]
 ) -> None:
-    """Write checkpoint.json, which makes a remote checkpoint whole."""
+    """Write checkpoint.json, which makes a remote checkpoint whole.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     spec, recipe, data = about
     content = describe_files(spec, staged.values, recipe, data, dict(sorted(listed.items())))
     write_file(system, f"{root}/{FILE}", lambda: [content])

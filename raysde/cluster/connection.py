@@ -58,7 +58,8 @@ def connect(level: str | None = None) -> None:
             )
         except Exception as error:  # Ray raises plain Exceptions too, for example when a node times out
             raise ValueError(
-                f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
+                f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}; start it, or "
+                "change RAY_ADDRESS"
             ) from error
         heed_sigterm()
         show_worker_messages()

@@ -24,7 +24,16 @@ JUDGED = 500
 
 
 def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float) -> None:
-    """Ingest the digits, train and register a model, and evaluate samples from it; all output goes to ``out``."""
+    """Ingest the digits, train and register a model, and evaluate samples from it; all output goes to ``out``.
+
+    Args:
+        started: time.time() when the command began, in seconds.
+
+    Raises:
+        ValueError: naming the key or path at fault.
+        OSError: if ``out`` cannot be written.
+        RuntimeError: if the workers fail.
+    """
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
     settings = loading.load_recipe(recipe, [*places, *overrides])
@@ -62,7 +71,11 @@ def clear_demo(out: Path) -> None:
 
 
 def judge_model(model_name: str, uri: str, out: Path) -> tuple[float, float]:
-    """Sample prompted digits from the registered model; return the judge's accuracy and the memorised fraction."""
+    """Sample prompted digits from the registered model; return the judge's accuracy and the memorised fraction.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     model, reader = registry.load(model_name, tracking_uri=uri), DigitJudge()
     asked = np.arange(JUDGED) % len(WORDS)
     prompts = [make_caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]

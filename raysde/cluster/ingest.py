@@ -70,7 +70,7 @@ def ingest_identity(source: Source, rules: Rules) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """Numbers of rows and unusable samples of a converted part, and the reason of the first unusable one."""
+    """Numbers of rows and unusable samples (``bad``) of a converted part, and the reason of the first unusable one."""
 
     rows: int
     bad: int

@@ -52,7 +52,7 @@ def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | N
     """Train a run, or resume the run of the same name, and register its final EMA model.
 
     Args:
-        started: time.time() when the command began.
+        started: time.time() when the command began, in seconds.
         hold: returns a context that holds signals back, and yields a function that returns True once there was one,
             while a function returns True; see :func:`raysde.commands.signals.hold_signal`. None leaves signals alone.
 
@@ -143,6 +143,10 @@ def is_run_finished(run: Run) -> bool:
     """Return True if the newest checkpoint is at the run's last step, after checking that it matches the recipe.
 
     Files are compared with their hashes only if the run would end here; otherwise the workers do so.
+
+    Raises:
+        ValueError: naming the first key of the recipe that does not match, or if no checkpoint is whole.
+        RuntimeError: if the storage cannot be read.
     """
     found = storage.find_newest_checkpoint(run.config.storage, run.config.name)
     if found is None or found.description is None:

@@ -149,7 +149,8 @@ def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     gpu = cluster.gpus >= wanted.least if wanted.gpu is None else wanted.gpu
     if gpu and cluster.gpus < wanted.least and not cluster.joined:
         raise ValueError(
-            f"resources.gpu is set, but the cluster has {cluster.gpus} GPUs for resources.workers={wanted.least}"
+            f"resources.gpu is set, but the cluster has {cluster.gpus} GPUs for resources.workers={wanted.least}; "
+            "set resources.gpu=false to train on CPUs, or lower resources.workers"
         )
     if wanted.cpus_per_worker is not None:
         return Share(wanted.cpus_per_worker, int(gpu))

@@ -111,6 +111,7 @@ def read_blocks(spec: StreamSpec, rank: int, world: int, find_share: Callable[[]
     """Yield the blocks of a rank in order; the next slice starts when half of the current one is consumed.
 
     Args:
+        rank, world: number of this worker, from 0, and the number of workers.
         find_share: returns the present share; it is called for each slice, since clusters grow and shrink.
 
     Raises:
@@ -147,6 +148,7 @@ def read_stream(
 
     Args:
         channels: number of colour channels of the images.
+        rank, world: number of this worker, from 0, and the number of workers.
         find_share: see :func:`read_blocks`.
 
     Raises:

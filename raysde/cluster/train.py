@@ -127,7 +127,13 @@ def repeat_groups(
     lease: Lease | None,
     departure: Departure | None,
 ) -> None:
-    """Launch worker groups until one is the last, see :func:`run_worker_group`."""
+    """Launch worker groups until one is the last, see :func:`run_worker_group`.
+
+    Raises:
+        ValueError: if no checkpoint is whole, or code of the user is at fault.
+        RuntimeError: if the workers failed more than ``resources.max_failures`` times, or a loss is not finite.
+        TakenOver: if another command has the run.
+    """
     most, failures, said, counted = run.config.resources.max_failures, 0, "", ""
     damaged: dict[str, str] = settings["damaged"]
     while True:

@@ -23,7 +23,7 @@ POLL = 0.3
 
 
 def trial_settings(number: int, recipe: loading.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
-    """Return the settings that Tune hands to a trial."""
+    """Return the settings that Tune hands to trial ``number``, counted from 0."""
     told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
     return {"number": number, "trial": json.dumps(told)}
 

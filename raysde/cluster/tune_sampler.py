@@ -37,6 +37,9 @@ def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
 
     Args:
         out: folder of the finished measurements.
+
+    Raises:
+        ValueError, OSError, RuntimeError: by the function, as :func:`measure_candidates`.
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[CandidateOutcome]:
@@ -62,14 +65,14 @@ def read_measurement(candidate: Candidate, file: Path) -> CandidateOutcome:
 
 
 def progress_bar_options(samples: int) -> dict[str, Any]:
-    """Return the options of the progress bar."""
+    """Return the options of the progress bar, for ``samples`` images of each candidate."""
     return {"unit": "setting", "desc": f"settings on {samples} images each", "file": sys.stderr}
 
 
 def measure_candidates(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], todo: Sequence[int], shown: Any
 ) -> None:
-    """Measure the candidates at the indices ``todo`` and write their files.
+    """Measure the candidates at the indices ``todo`` on ``samples`` images each, and write their files.
 
     Raises:
         ValueError: if a candidate cannot be measured.
@@ -109,7 +112,7 @@ def measure_candidates(
 def make_trainable(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path]
 ) -> Callable[[dict[str, Any]], None]:
-    """Return the function that Ray Tune runs for each trial."""
+    """Return the function that Ray Tune runs for each trial, which draws ``samples`` images."""
 
     def trial(config: dict[str, Any]) -> None:
         def work() -> dict[str, Any]:
@@ -123,7 +126,7 @@ def make_trainable(
 
 
 class Keeper(tune.Callback):
-    """A Ray Tune callback that writes each metric to disk on the driver as soon as its trial ends."""
+    """A Ray Tune callback that writes each metric, of ``samples`` images, to disk on the driver once its trial ends."""
 
     def __init__(self, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], shown: Any) -> None:
         self.candidates, self.samples, self.files, self.shown = candidates, samples, files, shown
@@ -133,7 +136,11 @@ class Keeper(tune.Callback):
         return {**vars(self), "shown": None}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Write the metric of a finished trial."""
+        """Write the metric of a finished trial.
+
+        Raises:
+            ValueError, OSError: if the trial's work raised it, or the file cannot be written.
+        """
         number, result = trial.config["number"], trial.last_result
         if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}

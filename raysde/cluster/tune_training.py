@@ -274,7 +274,11 @@ def trial_name(trial: TuneTrial) -> str:
 
 
 def close_children(sweep: Sweep, children: Children) -> None:
-    """Deliver the metrics left by trials and close their MLflow runs; name trials whose runs are in another store."""
+    """Deliver the metrics left by trials and close their MLflow runs; name trials whose runs are in another store.
+
+    Raises:
+        RuntimeError: if the server does not answer.
+    """
     begun = [trial for trial in sweep.trials if trial.run_id]
     known = [trial for trial in begun if tracking.has_run(children.client, trial.run_id)]
     for trial in known:

@@ -86,7 +86,11 @@ def _make_checker(check: Callable[[int], None]) -> Callable[[dict[str, Any]], di
 
 
 def shard_checker(path: str, fingerprint: str) -> Callable[[int], None]:
-    """Return a function that checks a shard by its number, for tasks on any node."""
+    """Return a function that checks a shard by its number, for tasks on any node.
+
+    Raises:
+        ValueError: by the function, naming the shard and the difference, or if a node has another data set.
+    """
 
     def check(number: int) -> None:
         manifest = _open_manifest(path)
@@ -98,7 +102,11 @@ def shard_checker(path: str, fingerprint: str) -> Callable[[int], None]:
 
 
 def derived_checker(path: str) -> Callable[[int], None]:
-    """Return a function that checks a file of a precomputed folder by its number, for tasks on any node."""
+    """Return a function that checks a file of a precomputed folder by its number, for tasks on any node.
+
+    Raises:
+        ValueError: by the function, naming the file, if it differs from the manifest.
+    """
 
     def check(number: int) -> None:
         derived = _open_derived(path)

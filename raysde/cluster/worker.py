@@ -175,6 +175,9 @@ def run_loop(
     """Run the loop and return an empty string, or the message of a loss that is not finite.
 
     Every rank meets such a loss at the same step, and a restart would meet it again.
+
+    Raises:
+        ValueError: as :func:`raysde.training.loop.fit`.
     """
     compiled = run.config.train.compile
     try:
@@ -205,7 +208,7 @@ def report_validation(validate: Validate, state: TrainState, world: World, repor
 
 
 def report_checkpoint(run: Run, world: World, step: int) -> None:
-    """Report a checkpoint that is written to Ray Train; every rank calls this, and waits for the others.
+    """Report the written checkpoint of step ``step`` to Ray Train; every rank calls this, and waits for the others.
 
     Ray Train takes reports from the training thread alone and in the same order on all ranks, so a checkpoint is
     reported at the next one or at the end. raysde deletes older checkpoints itself: Ray Train's list lacks checkpoints

@@ -17,7 +17,11 @@ def add_demo_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """Run `raysde demo`: train a model of handwritten digits and print the accuracy of its samples."""
+    """Run `raysde demo`: train a model of handwritten digits and print the accuracy of its samples.
+
+    Raises:
+        ValueError, OSError, RuntimeError: as :func:`raysde.cluster.demo.demo_job`.
+    """
     from raysde.cluster.demo import demo_job
 
     demo_job(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)

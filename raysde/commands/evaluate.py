@@ -206,7 +206,11 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
 
 @contextmanager
 def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
-    """Yield the function that measures: in this process, or on Ray workers, which end with the context."""
+    """Yield the function that measures: in this process, or on Ray workers, which end with the context.
+
+    Raises:
+        ValueError: if ``--workers`` is less than 1.
+    """
     from raysde.evaluation.workload import measure_here
 
     if not args.workers:
@@ -221,7 +225,11 @@ def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], 
 def network_opener(
     args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
 ) -> Callable[["Reader"], "FeatureNetwork"]:
-    """Return a function that opens the selected feature network for a data set."""
+    """Return a function that opens the selected feature network for a data set.
+
+    Raises:
+        ValueError: by the function, as :func:`raysde.evaluation.evaluate.choose_network`.
+    """
     from raysde.evaluation.evaluate import choose_network
 
     def opener(reader: "Reader") -> "FeatureNetwork":

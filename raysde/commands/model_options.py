@@ -97,7 +97,11 @@ def add_solver_options(command: Options) -> None:
 
 
 def parse_setting(setting: Setting, text: str) -> Any:
-    """Return the value of a setting's option; argparse prints the setting's own message if the type is wrong."""
+    """Return the value of a setting's option; argparse prints the setting's own message if the type is wrong.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is not of the setting's type.
+    """
     try:
         return setting.kind(text)
     except ValueError:

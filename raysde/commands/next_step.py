@@ -24,7 +24,11 @@ def suggest_sample_command(source: str, folder: Path, *options: str) -> str:
 
 
 def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:
-    """Return --prompt or --label with the first value of the recipe's sample grid, else of the training data."""
+    """Return --prompt or --label with the first value of the recipe's sample grid, else of the training data.
+
+    Raises:
+        ValueError: as :func:`raysde.data.dataset.manifest.read_manifest`.
+    """
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.shards import distinct_captions
 

@@ -55,7 +55,7 @@ def path_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_times(text: str) -> "Tensor":
-    """Return the times of ``--times``, float64.
+    """Return the times of ``--times``, float64 [N]; :func:`raysde.sampling.solvers.grids.check_times` checks them.
 
     Raises:
         ValueError: if an item is not a number.

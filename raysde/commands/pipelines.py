@@ -52,7 +52,12 @@ def run_import(args: argparse.Namespace) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """Run `raysde export`: write a model as a pipeline of diffusers."""
+    """Run `raysde export`: write a model as a pipeline of diffusers.
+
+    Raises:
+        ValueError: if there is no such model, ``--out`` exists, or diffusers has no pipeline for the model.
+        OSError: if ``--out`` cannot be written.
+    """
     from raysde import interop
     from raysde.registry import load
 

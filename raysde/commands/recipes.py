@@ -14,7 +14,11 @@ def add_recipes_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_recipes(args: argparse.Namespace) -> None:
-    """Run `raysde recipes`: list the built-in recipes, or print one."""
+    """Run `raysde recipes`: list the built-in recipes, or print one.
+
+    Raises:
+        ValueError: if there is no recipe of that name.
+    """
     from raysde.config.builtin import find_builtin, list_builtin
 
     kind = "sweep" if args.sweep else "recipe"

@@ -110,7 +110,12 @@ def run_promote(args: argparse.Namespace) -> None:
 
 
 def run_models(args: argparse.Namespace) -> None:
-    """Run `raysde models`: print registered models with versions, aliases, metrics and sampler settings."""
+    """Run `raysde models`: print registered models with versions, aliases, metrics and sampler settings.
+
+    Raises:
+        ValueError: if the server does not answer, or there is no such model.
+        RuntimeError: if the server fails.
+    """
     from raysde.registry import list_aliases, list_registered_models, list_versions
     from raysde.tracking import connect_client, default_uri, report_server_errors
 

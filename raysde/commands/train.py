@@ -103,7 +103,11 @@ def train_without_ray(recipe: "RunConfig") -> None:
 
 
 class PrintedMetrics:
-    """A sink of metrics that shows them on a progress line and ignores sample grids."""
+    """A sink of metrics that shows them on a progress line and ignores sample grids.
+
+    Args:
+        steps, batch: number of steps of the run, and of images in a step.
+    """
 
     def __init__(self, steps: int, batch: int) -> None:
         from raysde.io.progress import ProgressLine

@@ -150,7 +150,12 @@ def check_registry(args: argparse.Namespace) -> None:
 
 
 def register_result(args: argparse.Namespace, folder: Path) -> None:
-    """Register the result with the alias candidate."""
+    """Register the result with the alias candidate.
+
+    Raises:
+        ValueError: if the server does not answer, or the name or the model is not valid.
+        RuntimeError: if the server fails.
+    """
     from raysde.registry import register_model
     from raysde.tracking import connect_client, default_uri, report_server_errors
 

@@ -36,7 +36,12 @@ def add_ui_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_ui(args: argparse.Namespace) -> None:
-    """Run `raysde ui`: serve MLflow's pages on the store until it is stopped."""
+    """Run `raysde ui`: serve MLflow's pages on the store until it is stopped.
+
+    Raises:
+        ValueError: if the store does not answer, or the port number is invalid.
+        RuntimeError: if another program uses the port, or the server fails.
+    """
     from raysde.tracking import connect_client, default_uri, list_experiments, report_server_errors
 
     uri = args.tracking_uri or default_uri()
@@ -114,6 +119,7 @@ def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Pope
     """Run MLflow's server on a store; end it and all processes that it started when the context ends.
 
     Args:
+        port: TCP port on this machine.
         said: file for the server's output, unless RAYSDE_LOG=debug sends it to the terminal.
     """
     command = [

@@ -24,6 +24,9 @@ class Embedder:
     Args:
         path, max_tokens: see :class:`raysde.conditioning.text.PretrainedText`.
         batch_size: number of captions per forward pass.
+
+    Raises:
+        ValueError: if the encoder cannot be loaded, or reads fewer than ``max_tokens`` tokens.
     """
 
     def __init__(self, path: str, max_tokens: int, batch_size: int, device: torch.device | str = "cpu") -> None:

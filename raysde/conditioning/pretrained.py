@@ -66,7 +66,10 @@ def check_pretrained(text: PretrainedText) -> Any:
     except UNREADABLE as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {error_line(error)}") from error
     if lacks := [name for name in INPUTS if name not in inspect.signature(encoder.forward).parameters]:
-        raise ValueError(f"text.path {text.path!r} is not a text encoder: {type(encoder).__name__} takes no {lacks[0]}")
+        raise ValueError(
+            f"text.path {text.path!r} is not a text encoder: {type(encoder).__name__} takes no {lacks[0]}; name "
+            "another model, such as openai/clip-vit-base-patch32"
+        )
     if os.path.isdir(text.path):  # for a model on the hub this would download the weights
         _check_weights(text.path)
     positions = _count_positions(encoder)
@@ -159,7 +162,7 @@ def _check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> 
     """
     kind = type(encoder).__name__
     if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        raise ValueError(f"text.path {path!r} lacks {len(lost)} weights of {kind}: {lost[0]}")
+        raise ValueError(f"text.path {path!r} lacks {len(lost)} weights of {kind}: {lost[0]}; copy the whole model")
     if others := sorted(mismatch[0] for mismatch in found["mismatched_keys"]):
         raise ValueError(
             f"text.path {path!r}: {len(others)} weights of {kind} have other shapes than its config.json says: "

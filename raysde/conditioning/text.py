@@ -93,6 +93,10 @@ class Tokenizer:
     """A tokenizer that maps captions to (ids, mask) and caches them.
 
     Rows are padded to the longest caption, rounded up to a multiple of 8, so that few different lengths occur.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        max_tokens: number of tokens, with special ones, after which a caption is cut.
     """
 
     REMEMBERED = 100_000
@@ -169,7 +173,7 @@ def shorten_text(text: str, most: int = 40) -> str:
 
 
 def word_pieces(captions: Iterable[str], size: int) -> list[str]:
-    """Return the special tokens, every character (also as a continuation), then words by falling frequency.
+    """Return up to ``size`` pieces: special tokens, every character (also as a continuation), then words by frequency.
 
     The same captions give the same list in any order and process; the tokenizers library breaks ties by hash order.
     """

@@ -39,5 +39,9 @@ def resolve_places_in_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_places(config: RunConfig) -> RunConfig:
-    """Return a recipe in which every path is absolute."""
+    """Return a recipe in which every path is absolute.
+
+    Raises:
+        ValueError: one sentence that names the first key at fault.
+    """
     return parse_recipe(resolve_places_in_tree(config.model_dump(mode="json")))

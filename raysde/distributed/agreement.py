@@ -61,7 +61,7 @@ class Agreement:
 
 
 def begin_maximum(values: list[float], device: torch.device) -> Callable[[], list[float]]:
-    """Begin to take the maximum over ranks of each value; the function returned waits for it.
+    """Begin to take the maximum over ranks of each of ``values``; the function returned waits for it.
 
     On CUDA that function waits for what was queued before this call alone, not for the step queued since.
     """

@@ -67,13 +67,13 @@ def check_units(model: ScoreModel, parts: list[nn.Module]) -> None:
         for parameter in (each for module in mine for each in module.parameters(recurse=False)):
             refused = f"resources.strategy=fsdp cannot shard {names[parameter]}"
             if owners.setdefault(parameter, unit) is not unit:
-                raise ValueError(f"{refused}: several of the network's blocks share it")
+                raise ValueError(f"{refused}: several of the network's blocks share it; set resources.strategy=ddp")
             if parameter.ndim == 0:
                 raise ValueError(f"{refused}: it is a scalar; give it the shape (1,)")
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Return True if the rows of a tensor are distributed over ranks."""
+    """Return True if the rows of a tensor, of any shape, are distributed over ranks."""
     return hasattr(tensor, "placements")
 
 
@@ -92,7 +92,7 @@ def local_rows(tensor: "DTensor") -> tuple[int, int]:
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return the full tensor on every rank. All ranks must call it if the tensor is sharded."""
+    """Return the full tensor, of its global shape, on every rank. All ranks must call it if the tensor is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 

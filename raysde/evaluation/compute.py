@@ -37,6 +37,7 @@ class Measured:
     network: str
 
     def generator(self, stream: int) -> torch.Generator:
+        """Return the generator of random stream number ``stream``."""
         return rng.generator(self.seed, rng.EVALUATION, stream)
 
 
@@ -79,13 +80,21 @@ def compute_inception_score(found: Measured) -> Metric:
 
 
 def precision(found: Measured) -> Metric:
-    """Compute precision: the share of drawn images that lie among real ones."""
+    """Compute precision: the share of drawn images that lie among real ones.
+
+    Raises:
+        ValueError: if there are too few features for their neighbours.
+    """
     drawn, real = _equal_counts(found)
     return _make_proportion(found, "precision", find_covered(real, drawn), "drawn", len(real))
 
 
 def recall(found: Measured) -> Metric:
-    """Compute recall: the share of real images that lie among drawn ones."""
+    """Compute recall: the share of real images that lie among drawn ones.
+
+    Raises:
+        ValueError: if there are too few features for their neighbours.
+    """
     drawn, real = _equal_counts(found)
     return _make_proportion(found, "recall", find_covered(drawn, real), "real", len(real))
 

@@ -98,7 +98,10 @@ class Question:
         """
         for name in self.metrics:
             if count < LEAST.get(name, 1):
-                raise ValueError(f"{name}: {count} {what} are too few, it needs at least {LEAST.get(name, 1)}")
+                raise ValueError(
+                    f"{name}: {count} {what} are too few, it needs at least {LEAST.get(name, 1)}; "
+                    f"take more, or leave {name} out"
+                )
         if "fid" in self.metrics:
             frechet.check_count(count, what, self.allow_few)
 
@@ -246,7 +249,9 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         names=model.spec.class_names,
     )
     if "accuracy" in question.metrics and not conditions.labels:
-        raise ValueError("accuracy: needs a model with labels, or with captions of labelled images")
+        raise ValueError(
+            "accuracy: needs a model with labels, or with captions of labelled images; leave it out of --metrics"
+        )
     if question.compares:
         question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):

@@ -54,7 +54,7 @@ class Drawer:
 def describe_guide(
     model: Model, guide: Model | None, autoguidance: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a guide's entries in the report: its hash, and its scale if conditions guide the images too.
+    """Return a guide's entries in the report: its hash, and the scale ``autoguidance`` if conditions guide images too.
 
     Raises:
         ValueError: if the guide does not fit the model, or has no effect.

@@ -66,7 +66,11 @@ class HeldOut:
 
     def model_arguments(self, columns: Columns) -> dict[str, Any]:
         """Return the conditions of these rows that the model takes: captions as ``prompts``, class numbers as
-        ``labels``."""
+        ``labels``.
+
+        Raises:
+            ValueError: if the model's classes do not match the data's.
+        """
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
         if not taken.classes:
@@ -78,6 +82,9 @@ class HeldOut:
 
 def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
     """Check before measuring that the model and the data fit the metrics.
+
+    Args:
+        t: time to which denoising adds noise, above the SDE's sample floor and at most its ceiling.
 
     Raises:
         ValueError: naming the metric, the data without held-out rows, or the time outside the SDE's domain.
@@ -110,7 +117,13 @@ def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
 
 
 def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe."""
+    """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe.
+
+    ``first`` is the number of the first row among the held-out rows, which the random numbers depend on.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a tolerance is not positive.
+    """
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
     images, told = to_image_tensor(columns), held.model_arguments(columns)
     found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
@@ -118,7 +131,13 @@ def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str
 
 
 def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver."""
+    """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver.
+
+    ``first`` is as for :func:`measure_likelihoods`.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a setting is out of range.
+    """
     model, images = held.model, to_image_tensor(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
@@ -139,8 +158,14 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
 
 
 def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return metrics, each [N], of images with an inpainted middle quarter: its PSNR and MSE, the whole's SSIM and
-    LPIPS."""
+    """Return metrics, each [N], of images with an inpainted middle quarter.
+
+    PSNR and MSE are those of the quarter, SSIM and LPIPS those of the whole image.
+    ``first`` is as for :func:`measure_likelihoods`.
+
+    Raises:
+        ValueError: if the model's classes do not match the data's, or a setting is out of range.
+    """
     images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -215,6 +240,7 @@ def average_metric(
     """Return the mean over rows [N] with its interval; ``network`` is the hash of the network behind the values.
 
     Args:
+        t: time to which denoising added noise, for the description.
         tolerances: rtol and atol of likelihoods, if they are not the defaults.
     """
     solved = f", to rtol={tolerances[0]:g} and atol={tolerances[1]:g}" if tolerances else ""

@@ -33,6 +33,9 @@ class Metric:
         method: description of how the value and the interval were computed.
         reference: number of real images that the metric is measured against, 0 for none.
         influence: influence of each image on a metric of drawn images; never written to JSON.
+
+    Raises:
+        ValueError: if the name is not valid, the value lies outside its interval, or there are no samples.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)

@@ -68,7 +68,11 @@ class Real:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Row numbers, int64 [N], in random order, so that the first of them represent all."""
+        """Row numbers, int64 [N], in random order, so that the first of them represent all.
+
+        Raises:
+            ValueError: if the split has no rows.
+        """
         rows = select_rows(self.reader.manifest, self.source.split, self.source.count)
         return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
@@ -99,6 +103,9 @@ def open_reference(source: RealImages, cache: Path, parts: Iterable[MeasuredRang
 
     Args:
         parts: measurements of the source's images, consumed only if the cache has no reference.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     path = cache / f"{source.name}.safetensors"
     if not path.exists():

@@ -102,7 +102,7 @@ def draw_conditions(
     manifest = reader.manifest
     numbers = match_classes(manifest.labels, manifest.path, classes, names) if classes else ()
     if not manifest.rows_in(split):
-        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+        raise ValueError(f"the data at {manifest.path} has no rows of split {split}; choose another --split")
     present = reader.classes_in(split) if classes or captions else ()
     if classes and not present:
         raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
@@ -120,7 +120,11 @@ def draw_conditions(
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
-    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label."""
+    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label.
+
+    Raises:
+        ValueError: naming the shard that is missing or damaged.
+    """
     found: dict[int, set[str]] = {}
     for _, group, inside in reader.groups.holding(rows):
         assert group.labels is not None, "the reader gives labels"

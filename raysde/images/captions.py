@@ -48,7 +48,7 @@ def line_height(size: int) -> int:
 
 @lru_cache
 def open_font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font; the basic layout is the one that every installation of Pillow has."""
+    """Return the font at ``size`` pixels; the basic layout is the one that every installation of Pillow has."""
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 

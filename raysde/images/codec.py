@@ -71,7 +71,7 @@ def check_shape(found: tuple[int, int], out: np.ndarray | None) -> None:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Check the size in an image's header before memory for its pixels is allocated.
+    """Check the size in an image's header, in pixels, before memory for its pixels is allocated.
 
     Raises:
         ValueError: if the image has more than ``MAX_PIXELS`` pixels.

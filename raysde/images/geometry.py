@@ -73,7 +73,10 @@ def resize_box(picture: Image.Image, shape: tuple[int, int], box: Box | None = N
 
 
 def bucket_shapes(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
-    """Return (height, width) of the buckets: about ``size**2`` pixels at each of ``RATIOS``, sides whole multiples."""
+    """Return (height, width) of the buckets: about ``size**2`` pixels at each of ``RATIOS``.
+
+    Sides are whole multiples of ``multiple`` pixels.
+    """
 
     def side(length: float) -> int:
         return max(multiple, round(length / multiple) * multiple)

@@ -43,7 +43,7 @@ class Read:
 
 
 def open_picture(data: bytes, channels: int, *, background: int = 255) -> Image.Image:
-    """Return the picture that :func:`read_picture` reads, without its changes.
+    """Return the picture of 1 or 3 ``channels`` that :func:`read_picture` reads, without its changes.
 
     Raises:
         ValueError: as :func:`read_picture`.

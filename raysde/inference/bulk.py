@@ -136,6 +136,10 @@ class Bulk:
 
         Args:
             told: callback ``told(done, all)`` that gets solver steps.
+
+        Raises:
+            ValueError: as :func:`raysde.inference.sample.sample`.
+            OSError: naming the file that cannot be written.
         """
         first, count = self.parts[part]
         drawn = self.sample(first, count, told)
@@ -176,7 +180,7 @@ Meanwhile it may call ``told`` with the number of an unfinished part and its fin
 
 
 def draw_here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
-    """Sample one part after another in this process: a :data:`Draw`."""
+    """Sample the parts with the given numbers one after another in this process: a :data:`Draw`."""
     for part in parts:
 
         def tell_part(done: int, steps: int, part: int = part) -> None:

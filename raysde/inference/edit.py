@@ -210,9 +210,12 @@ def draw_restored(
     The model's own settings do not apply, because they were chosen for sampling without measurements.
 
     Args:
-        measured: function from a slice of the images to their projection and their float measurements.
+        measured: function from a slice of the images to their projection and their float measurements [B, ...].
         method, noise, iterations, resample: as for :func:`raysde.sampling.inverse.restore.edit`.
         drawing: as for :func:`raysde.inference.sample.sample`.
+
+    Raises:
+        ValueError: as :func:`raysde.sampling.inverse.restore.edit` and :func:`raysde.inference.sample.sample`.
     """
     spec = model.spec
     low, high = spec.data_range
@@ -265,7 +268,7 @@ def check_images(
 
 
 def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> None:
-    """Check that float images lie in the data range and not on another scale, such as 0 to 255.
+    """Check that float images [B, C, H, W] lie in the data range and not on another scale, such as 0 to 255.
 
     Values up to half the range's width outside it are allowed, because samplers overshoot black and white.
 

@@ -76,7 +76,7 @@ def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple
 
 
 def describe_shape(channels: int, height: int, width: int) -> str:
-    """Return an image's shape as text: height x width and its colours."""
+    """Return an image's shape as text: height x width in pixels and its colours, by the number of channels."""
     return (
         f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
     )

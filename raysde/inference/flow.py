@@ -105,7 +105,11 @@ def bits_per_dim(
 
 @own_keywords
 def encode(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Tensor:
-    """Return the latents [B, C, H, W] at t = 1 of images; :func:`decode` inverts it. See :func:`encode_counted`."""
+    """Return the latents [B, C, H, W] at t = 1 of images; :func:`decode` inverts it. See :func:`encode_counted`.
+
+    Raises:
+        ValueError: if the images do not fit the model, or the score is guided.
+    """
     return encode_counted(model, images, **options).x
 
 
@@ -130,7 +134,11 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
 def decode(
     model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
 ) -> Tensor:
-    """Return the images [B, C, H, W] of latents [B, C, H, W] at t = 1; see :func:`decode_counted`."""
+    """Return the images [B, C, H, W] of latents [B, C, H, W] at t = 1; see :func:`decode_counted`.
+
+    Raises:
+        ValueError: if the model is trained on latents of an autoencoder, or the score is guided.
+    """
     return decode_counted(model, latents, dtype=dtype, **options).x
 
 

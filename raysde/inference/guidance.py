@@ -22,7 +22,10 @@ EncodeConditions = Callable[[Conditioner], Encoded]
 
 @dataclass(frozen=True)
 class Conditioned:
-    """The score of a model under one encoded condition for each image, as a callable score(x_t, t)."""
+    """The score of a model under one encoded condition for each image, as a callable ``score(x_t, t)``.
+
+    ``score`` takes x_t [B, C, H, W] and t [B] and returns the shape of x_t.
+    """
 
     model: ScoreModel
     encoded: Encoded
@@ -38,6 +41,8 @@ class Guided:
     Ho and Salimans 2022, eq. 6 with scale = 1 + w: scale 1 is the conditional score, 0 the unconditional one. Both
     scores come from one network call, on a batch that repeats the guided rows. ``null`` holds a null condition or a
     negative prompt for each image.
+
+    ``score`` takes x_t [B, C, H, W] and t [B] and returns the shape of x_t.
 
     Attributes:
         encoded, null: encoded conditions of the images, and those to guide away from.
@@ -75,6 +80,8 @@ class Autoguided:
     Karras et al. 2024 (arXiv 2406.02507) extrapolate denoised images, which is the same because x0 = (x + sigma^2
     score) / alpha is linear in the score. Both models have the same SDE.
 
+    ``score`` takes x_t [B, C, H, W] and t [B] and returns the shape of x_t.
+
     Attributes:
         strong, weak: the model and the model to guide away from, each under its conditions.
         scale: guidance scale; 1 is the score of ``strong``.
@@ -103,6 +110,8 @@ class TwiceGuided:
 
     Each guidance adds the term that it adds alone: classifier-free guidance keeps images to their conditions,
     autoguidance moves them closer to the data. At scale 1 the score is that of ``guided``.
+
+    ``score`` takes x_t [B, C, H, W] and t [B] and returns the shape of x_t.
 
     Attributes:
         scale: scale of autoguidance; 1 is the score of ``guided``.

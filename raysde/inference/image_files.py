@@ -44,7 +44,11 @@ def image_schema(rows: Sequence[Row]) -> pa.Schema:
 
 
 def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Write PNG files and their rows of metadata as one Parquet file."""
+    """Write PNG files and their rows of metadata as one Parquet file.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
     out = pa.BufferOutputStream()
     pq.write_table(
@@ -57,7 +61,11 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
 
 
 def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Write PNG files into a folder, and last their rows of metadata as ``metadata.jsonl``."""
+    """Write PNG files into a folder, and last their rows of metadata as ``metadata.jsonl``.
+
+    Raises:
+        OSError: naming the file that cannot be written.
+    """
     system, inside = open_filesystem(place)
     system.create_dir(inside, recursive=True)
     for file, row in zip(files, rows, strict=True):
@@ -68,7 +76,7 @@ def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
 
 
 def png_name(number: int) -> str:
-    """Return the file name of an image."""
+    """Return the file name of image ``number``."""
     return f"{number:08d}.png"
 
 

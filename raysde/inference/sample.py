@@ -92,7 +92,7 @@ def sample(
         progress: callback that gets the solver steps taken so far and of all, over all batches.
         size: (height, width) of the images, or one number for both; by default the model's own.
         start: x_t at the first time, float [N, C, H, W] in pixels or latents, instead of a sample of the prior.
-        times: decreasing times in [0, 1] that replace the grid by ``steps``, ``grid`` and ``rho``.
+        times: decreasing times in [0, 1], 1-D, that replace the grid by ``steps``, ``grid`` and ``rho``.
         dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
         settings: fields of :class:`raysde.sampling.method.Method`, which default to the model's own settings.
 
@@ -128,7 +128,7 @@ def sample_path(
 
     Args:
         points: number of states; the first is at the first time, the last at the last.
-        n, size, start, times, drawing: arguments of :func:`sample`.
+        n, size, start, times, drawing: arguments of :func:`sample`, such as start [N, C, H, W] and times, 1-D.
 
     Raises:
         ValueError: if there are fewer than two points, or as :func:`sample`.
@@ -156,7 +156,7 @@ def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor |
     """Return the arguments of :func:`draw_batches`; settings absent from ``drawing`` default to the model's own.
 
     Args:
-        times: decreasing times that replace the settings of the time grid.
+        times: decreasing times, 1-D, that replace the settings of the time grid.
 
     Raises:
         ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`, or if ``drawing`` has settings of a
@@ -274,8 +274,8 @@ def conditional_score(
     """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode.
 
     Args:
-        prompts, labels: one for each image; None without.
-        guidance: classifier-free guidance scale; 1 disables guidance.
+        prompts, labels: one for each image; None without. A label that is no class of the model raises ValueError.
+        guidance: classifier-free guidance scale, from 0; 1 disables guidance.
     """
     encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)

@@ -84,6 +84,9 @@ class Drawn:
         Args:
             columns: number of images in a row; by default the number of different prompts or labels, if it is from 2
                 to ``WIDEST``.
+
+        Raises:
+            ValueError: if there is no image, or an image has not one or three channels.
         """
         kinds = len(set(self.captions or ()))
         usual = kinds if 1 < kinds <= WIDEST else None
@@ -126,6 +129,9 @@ class DrawnPath(Drawn):
         """Return the paths as a picture: two rows for each image, x_t above x0_hat, from noise on the left to data.
 
         Each column has its log-SNR as a heading.
+
+        Raises:
+            ValueError: if there is no image, or an image has not one or three channels.
         """
         points = self.frames.shape[2]
         captions = None if self.captions is None else [each for each in self.captions for _ in range(2 * points)]
@@ -135,7 +141,11 @@ class DrawnPath(Drawn):
         return make_grid(frames, points, captions=captions, headings=headings, metadata=metadata)
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-        """Write the files of :meth:`Drawn.save`, and ``path.png`` with the strip; return paths, grid last."""
+        """Write the files of :meth:`Drawn.save`, and ``path.png`` with the strip; return paths, grid last.
+
+        Raises:
+            OSError: naming the file that cannot be written.
+        """
         paths = super().save(folder, progress)
         save_picture(self.strip(), Path(folder) / "path.png")
         return paths
@@ -157,10 +167,14 @@ def make_samples(
 
     Args:
         images: [N, C, H, W], uint8 or float32 in the model's data range.
+        nfe: number of score evaluations per image.
         settings: sampler settings and all other settings that the images depend on, by keyword.
         numbers: class number of each image, -1 for no class.
         first: number of the first image.
-        times: times that replaced the settings of the time grid.
+        times: falling times, 1-D, that replaced the settings of the time grid.
+
+    Raises:
+        ValueError: if solver, grid and corrector are incompatible.
     """
     names, method = model.spec.class_names, Method(**make_method(settings))
     read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})

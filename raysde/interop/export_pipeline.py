@@ -57,7 +57,10 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
 
 
 def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -> Any:
-    """Return the pipeline that draws the same images as the model; raise ValueError if diffusers has none."""
+    """Return the pipeline that draws the same images as the model; raise ValueError if diffusers has none.
+
+    ``solver`` and ``target_snr`` are as for :func:`export_pipeline`.
+    """
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")

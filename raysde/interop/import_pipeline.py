@@ -198,7 +198,7 @@ def _describe_network(unet: Any, folder: Path) -> DiffusersConfig:
     """Return the network's configuration, completed with the defaults of diffusers."""
     config = json.loads(unet.to_json_string())
     if config["sample_size"] is None:
-        raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
+        raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images; add it")
     parse_sides(config["sample_size"], f"{folder}/config.json: sample_size")
     own = {name: value for name, value in config.items() if not name.startswith("_")}
     return DiffusersConfig(architecture="UNet2DModel", config=own)

@@ -108,7 +108,7 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write a safetensors file with the strings ``about`` in its header.
+    """Write tensors of any shape to a safetensors file with the strings ``about`` in its header.
 
     Raises:
         OSError: naming the file, if it cannot be written.

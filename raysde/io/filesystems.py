@@ -91,7 +91,11 @@ def child_path(path: str, *names: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Return True if there is a file or folder at ``path``."""
+    """Return True if there is a file or folder at ``path``.
+
+    Raises:
+        ValueError: if pyarrow does not support the URI.
+    """
     system, inside = open_filesystem(path)
     return bool(system.get_file_info(inside).type != pafs.FileType.NotFound)
 
@@ -108,7 +112,12 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes | memoryview) -> None:
-    """Write a file atomically: a local file by :func:`write_atomically`, a remote file by one upload."""
+    """Write a file atomically: a local file by :func:`write_atomically`, a remote file by one upload.
+
+    Raises:
+        ValueError: if pyarrow does not support the URI.
+        OSError: naming ``path``, if it cannot be written.
+    """
     system, inside = open_filesystem(path)
     if isinstance(system, pafs.LocalFileSystem):
         with write_atomically(Path(inside), "a file") as partial:
@@ -141,12 +150,21 @@ def check_writable(path: str, what: str) -> None:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a JSON file, see :func:`write_bytes`."""
+    """Write a JSON file, see :func:`write_bytes`.
+
+    Raises:
+        ValueError, OSError: as :func:`write_bytes`.
+    """
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_of(path: str) -> str:
-    """Return the SHA-256 hash of a file's content, in hexadecimal."""
+    """Return the SHA-256 hash of a file's content, in hexadecimal.
+
+    Raises:
+        ValueError: if pyarrow does not support the URI.
+        OSError: if the file cannot be read.
+    """
     return hash_stream(*open_filesystem(path))
 
 

@@ -22,7 +22,11 @@ class OwnCodeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class External:
-    """A class or function ``package.module:Name`` with its keyword arguments; subclasses state its result."""
+    """A class or function ``package.module:Name`` with its keyword arguments; subclasses state its result.
+
+    Raises:
+        ValueError: if ``factory`` does not read package.module:Name.
+    """
 
     kind: Literal["external"] = "external"
     factory: str = field(
@@ -70,7 +74,11 @@ class External:
         return self.guard(function)
 
     def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the user's function, with its errors named by :meth:`name_errors`."""
+        """Return the user's function, with its errors named by :meth:`name_errors`.
+
+        Raises:
+            ValueError: by the function, from the user's error.
+        """
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:

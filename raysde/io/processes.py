@@ -15,6 +15,7 @@ class Process:
 
     Attributes:
         host: name of the machine, for messages.
+        pid: process id on that machine.
         machine: identifies the machine since it booted, and the container; process ids compare only inside it.
         started: when the process started, in clock ticks since boot, since ids are used again; empty without /proc.
     """

@@ -88,7 +88,10 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
     config, (channels, height, width) = vae.config, pixels
     factor = 2 ** (len(config.block_out_channels) - 1)
     if config.in_channels != channels:
-        raise ValueError(f"vae {path!r} takes {config.in_channels} channels, the images have {channels}")
+        raise ValueError(
+            f"vae {path!r} takes {config.in_channels} channels, the images have {channels}; "
+            f"ingest with --channels {config.in_channels}"
+        )
     if height % factor or width % factor:
         raise ValueError(f"vae {path!r} takes sides that are multiples of {factor}, the images are {height}x{width}")
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
@@ -152,5 +155,8 @@ def open_autoencoder(path: str, sha256: str, device: torch.device) -> nn.Module:
         ValueError: if its hash differs from ``sha256``.
     """
     if (found := vae_hash(path)) != sha256:
-        raise ValueError(f"vae {path!r} has sha256 {found[:12]}, the model was trained with {sha256[:12]}")
+        raise ValueError(
+            f"vae {path!r} has sha256 {found[:12]}, the model was trained with {sha256[:12]}; "
+            "restore that autoencoder there"
+        )
     return load_vae(path).to(device)

@@ -153,6 +153,9 @@ def describe_overrides(
 
     Args:
         conditional, usual: see :func:`resolve_settings`.
+
+    Raises:
+        ValueError: as :func:`resolve_settings`.
     """
     named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
     drawn, alone = (resolve_settings(own, each, conditional, usual=usual, scale=GUIDED) for each in (named, {}))

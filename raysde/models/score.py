@@ -58,13 +58,21 @@ class ScoreModel(nn.Module):
         return of_shape(output, x_t.shape, f"network {place_of(self.network)}").to(x_t.dtype)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """Return the network's output for x_t [B, C, H, W] at t [B], and the learned log-variance [B] or None."""
+        """Return the network's output for x_t [B, C, H, W] at t [B], and the learned log-variance [B] or None.
+
+        Raises:
+            ValueError: as :meth:`predict`.
+        """
         log_variance = None if self.uncertainty is None else self.uncertainty(self.sde.log_snr(t))
         return self.predict(x_t, t, self.conditioner(condition)), log_variance
 
     def value(self, x_t: Tensor, t: Tensor, encoded: Encoded, target: Target) -> Tensor:
         """Return the value of ``target`` that the network's output implies for x_t [B, C, H, W] at times t [B], of
-        the shape of x_t."""
+        the shape of x_t.
+
+        Raises:
+            ValueError: as :meth:`predict`, or if ``target`` is not one of TARGETS.
+        """
         alpha, sigma = marginal_for(self.sde, t, x_t)
         own = self.predict(x_t, t, encoded) * self.preconditioning.output_scale(self.target, alpha, sigma)
         return convert_target(own, x_t, alpha, sigma, self.target, target, self.data_std)

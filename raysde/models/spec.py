@@ -62,6 +62,9 @@ class ModelSpec:
         generation: the model's default sampling settings, see :mod:`raysde.models.sampling_defaults`; may be empty.
         default_solver: solver if neither ``generation`` nor a call names one. Descriptions that predate this field keep
             the solver of that time; new ones store :data:`raysde.sampling.solvers.default.DEFAULT`.
+
+    Raises:
+        ValueError: if ``class_names`` are not ``classes`` different names.
     """
 
     image: tuple[int, int, int]
@@ -141,7 +144,11 @@ class ModelSpec:
 
 
 def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:
-    """Return a model with weights drawn from ``seed``; ``captions`` train a scratch encoder's tokenizer."""
+    """Return a model with weights drawn from ``seed``; ``captions`` train a scratch encoder's tokenizer.
+
+    Raises:
+        ValueError: if a text encoder cannot be loaded, or the settings of the network do not fit the images.
+    """
     from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
 
     torch.manual_seed(key(seed, INITIAL))
@@ -192,7 +199,11 @@ def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
 
 
 def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
-    """Return the model of a description with the given tokenizer and text encoder."""
+    """Return the model of a description with the given tokenizer and text encoder.
+
+    Raises:
+        ValueError: if the settings of the network do not fit the images.
+    """
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     context = conditioner.width if spec.text is not None else None
     outside = complete_preconditioning(spec)

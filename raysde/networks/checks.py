@@ -75,5 +75,7 @@ def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], atten
         )
     heights = [image[1] // 2**level for level in range(len(multipliers))]
     if unknown := set(attention) - set(heights):
-        raise ValueError(f"network.attention names resolutions {sorted(unknown)}, the levels have {heights}")
+        raise ValueError(
+            f"network.attention names resolutions {sorted(unknown)}, the levels have {heights}; choose of these"
+        )
     return heights

@@ -18,7 +18,11 @@ DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """A network class of diffusers and its arguments."""
+    """A network class of diffusers and its arguments.
+
+    Raises:
+        ValueError: if ``architecture`` is not one of these.
+    """
 
     kind: Literal["diffusers"] = "diffusers"
     architecture: Architecture = field(
@@ -86,7 +90,12 @@ class DiffusersConfig:
 
 
 class PlainUNet(nn.Module):
-    """UNet2DModel; the pooled condition is projected and added to the time embedding."""
+    """UNet2DModel; the pooled condition [B, D] is projected and added to the time embedding.
+
+    Raises:
+        ValueError: if diffusers rejects ``config``, a key is set by raysde itself, or the levels do not divide the
+            image.
+    """
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
         super().__init__()
@@ -124,6 +133,9 @@ class ConditionedUNet(nn.Module):
     """UNet2DConditionModel; it attends to the captions' tokens, or without captions to the pooled vector.
 
     With class_embed_type projection or simple_projection the pooled vector is also added to the time embedding.
+
+    Raises:
+        ValueError: if diffusers rejects ``config``, or cross_attention_dim is not the width of the conditions.
     """
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
@@ -162,12 +174,17 @@ class Transformer(nn.Module):
     """DiTTransformer2DModel; projections of the pooled vector replace its class embeddings.
 
     Without a condition every image has the null class, which is the last row of the embeddings.
+
+    Raises:
+        ValueError: if diffusers rejects ``config``, or the images are not square or no multiple of the patch size.
     """
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
         super().__init__()
         if image[1] != image[2]:
-            raise ValueError(f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}")
+            raise ValueError(
+                f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}; set data.image_size"
+            )
         self.channels, self.classes = image[0], config.get("num_embeds_ada_norm", 1)
         # each block has its own table of class embeddings, which labels never index
         self.model = make_network("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})

@@ -30,7 +30,11 @@ EXPANSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The diffusion transformer DiT of Peebles and Xie 2023; network.preset names the published sizes."""
+    """The diffusion transformer DiT of Peebles and Xie 2023; network.preset names the published sizes.
+
+    Raises:
+        ValueError: if a number is below 1, or ``channels`` is no multiple of ``heads`` and of 4.
+    """
 
     kind: Literal["dit"] = "dit"
     channels: int = setting(384, "channels of a token, a multiple of 4")
@@ -72,14 +76,17 @@ def position_embedding(rows: int, columns: int, channels: int, device: torch.dev
 
 
 def init_embedding_layer(inside: int, outside: int) -> nn.Linear:
-    """Return a linear layer with weights from N(0, 0.02^2) and zero biases (Peebles and Xie, code)."""
+    """Return a linear layer from ``inside`` to ``outside`` channels.
+
+    Weights are drawn from N(0, 0.02^2), biases are zero (Peebles and Xie, code).
+    """
     layer = zero_parameters(nn.Linear(inside, outside))
     nn.init.normal_(layer.weight, std=0.02)
     return layer
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens [B, N, D]."""
+    """Multi-head self-attention over tokens: [B, N, channels] -> [B, N, channels]; ``heads`` divides ``channels``."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -93,7 +100,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens [B, N, D] to caption tokens [B, L, C]; its initial output is zero."""
+    """Multi-head attention of tokens [B, N, channels] to caption tokens [B, L, context]: [B, N, channels].
+
+    The mask [B, L] is True where a caption token is real. The initial output is zero.
+    """
 
     def __init__(self, channels: int, heads: int, context: int) -> None:
         super().__init__()
@@ -111,6 +121,12 @@ class Block(nn.Module):
 
     The embedding shifts and scales the normalised input of self-attention and MLP, and gates their output. The gates
     start at zero, so that a new block is the identity (adaLN-Zero).
+
+    Args:
+        channels: width of the tokens [B, N, channels], which the block returns, and of the embedding [B, channels].
+        heads: number of attention heads, a divisor of ``channels``.
+        context: width of the caption tokens [B, L, context], whose mask [B, L] is True where a token is real; None
+            without captions.
     """
 
     def __init__(self, channels: int, heads: int, context: int | None) -> None:

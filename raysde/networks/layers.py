@@ -49,12 +49,12 @@ def init_layer(layer: Weighted, scale: float = 1.0) -> Weighted:
 
 
 def run_block(block: nn.Module, *inputs: Tensor | None) -> Any:
-    """Return ``block(*inputs)``."""
+    """Return ``block(*inputs)``, whose shapes the block defines."""
     return block(*inputs)
 
 
 def recompute_block(block: nn.Module, *inputs: Tensor | None) -> Any:
-    """Return ``block(*inputs)``; only the inputs are kept, and the backward pass recomputes the activations."""
+    """Return ``block(*inputs)``, whose shapes the block defines; the backward pass recomputes the activations."""
     if not torch.is_grad_enabled():
         return block(*inputs)
     return checkpoint(block, *inputs, use_reentrant=False)
@@ -115,8 +115,14 @@ class TimeEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """The block (skip(x) + h(x, embedding)) / sqrt(2), after halving the resolution or before doubling it.
 
-    x is [B, inside, H, W], embedding [B, embedding]. All convolutions run at the lower resolution. Song et al.'s block,
-    in :mod:`raysde.networks.ncsnpp`, doubles before its first convolution, which costs four times as much there.
+    x is [B, inside, H, W], embedding [B, embedding], the result [B, outside, scale H, scale W]. All convolutions run at
+    the lower resolution. Song et al.'s block, in :mod:`raysde.networks.ncsnpp`, doubles before its first convolution,
+    which costs four times as much there.
+
+    Args:
+        inside, outside, embedding: channels of x and of the result, and width of the embedding.
+        dropout: dropout probability, in [0, 1).
+        scale: 0.5 to halve the resolution, 2 to double it, 1 to keep it.
     """
 
     def __init__(self, inside: int, outside: int, embedding: int, *, dropout: float, scale: float = 1.0) -> None:
@@ -140,7 +146,10 @@ class ResidualBlock(nn.Module):
 
 
 def attend_in_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Return softmax(q k / sqrt(d)) v per head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D]."""
+    """Return softmax(q k / sqrt(d)) v per head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D].
+
+    ``heads`` divides D. The mask is True where a token is real.
+    """
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     chosen = None if mask is None else mask[:, None, None, :]
     limit = FEW if query.dtype == torch.float32 else FEW_HALF
@@ -150,7 +159,13 @@ def attend_in_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, mask:
 
 
 def attend_step_by_step(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """Compute ``scaled_dot_product_attention`` by explicit products; torch's softmax sums in float32 on a CPU."""
+    """Compute ``scaled_dot_product_attention`` by explicit products; torch's softmax sums in float32 on a CPU.
+
+    Args:
+        query: [B, heads, N, d]; the result has this shape.
+        key, value: [B, heads, L, d] each.
+        attn_mask: bool, broadcasts to [B, heads, N, L], True where a query attends.
+    """
     logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     if attn_mask is not None:
         logits = logits.masked_fill(~attn_mask, -math.inf)
@@ -189,7 +204,11 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, followed by self-attention and cross-attention at levels that have them."""
+    """A residual block, followed by self-attention and cross-attention at levels that have them.
+
+    It maps x [B, inside, H, W], the embedding [B, D] and, for cross-attention, context [B, L, C] with mask [B, L] (True
+    where a token is real) to [B, outside, H, W].
+    """
 
     def __init__(self, residual: nn.Module, attention: Attention | None, cross: Attention | None) -> None:
         super().__init__()

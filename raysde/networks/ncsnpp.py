@@ -34,7 +34,11 @@ QUIET = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class NCSNppConfig:
-    """DDPM++ and NCSN++ of Song et al. 2021; network.preset names the published sizes."""
+    """DDPM++ and NCSN++ of Song et al. 2021; network.preset names the published sizes.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
 
     kind: Literal["ncsnpp"] = "ncsnpp"
     channels: int = setting(128, "channels of the first level")
@@ -95,7 +99,11 @@ class NCSNppConfig:
 
 
 class ResnetBlock(nn.Module):
-    """The block (skip(x) + h(x, embedding)) ``rescale`` of x [B, inside, H, W]; ``resample`` resamples both."""
+    """The block (skip(x) + h(x, embedding)) ``rescale`` of x [B, inside, H, W]; ``resample`` resamples both.
+
+    ``embedding`` is the width of the embedding [B, embedding]. The result is [B, outside, H, W], with H and W halved or
+    doubled by ``resample``.
+    """
 
     def __init__(
         self, inside: int, outside: int, embedding: int, size: NCSNppConfig, resample: nn.Module | None = None
@@ -119,7 +127,12 @@ class ResnetBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input."""
+    """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input.
+
+    It maps h [B, C, H, W] and the pyramid [B, P, H, W] to both at the next level, with H and W halved unless it is the
+    lowest, and appends the output of each layer to ``skips``. ``told`` holds the embedding [B, D], context [B, L, E]
+    and mask [B, L].
+    """
 
     def __init__(self, stages: list[Stage], shrink: nn.Module | None, shown: nn.Module | None) -> None:
         super().__init__()
@@ -140,7 +153,12 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A level of the upward path: its stages, which read the skips, its progressive output and doubled resolution."""
+    """A level of the upward path: its stages, which read the skips, its progressive output and doubled resolution.
+
+    It maps h [B, C, H, W] and the pyramid of the level below, [B, P, H / 2, W / 2], to h with H and W doubled unless it
+    is the highest, and the pyramid [B, P, H, W] of this level. It takes its skips [B, S, H, W] from the end of
+    ``skips``. ``told`` is as for :class:`Down`.
+    """
 
     def __init__(self, stages: list[Stage], part: nn.Module | None, grow: nn.Module | None) -> None:
         super().__init__()
@@ -192,6 +210,7 @@ class NCSNpp(nn.Module):
         self.leave = None if size.progressive == "output_skip" else Head(widths[0], image[0], scale=0.0)
 
     def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        """Return a stage from ``inside`` to ``outside`` channels, with attention if it ``attends``."""
         residual = ResnetBlock(inside, outside, self.embedding, self.size)
         crosses = attends and self.context is not None
         return Stage(
@@ -240,6 +259,7 @@ class NCSNpp(nn.Module):
         return ResnetBlock(width, width, self.embedding, self.size, make_halving(self.size.fir))
 
     def make_input_pyramid(self, pyramid: int, width: int) -> nn.Module | None:
+        """Return the progressive input from ``pyramid`` channels into features of ``width``; None without one."""
         if self.size.progressive_input == "input_skip":
             return InputSkip(pyramid, width, self.size.fir, self.size.progressive_combine)
         if self.size.progressive_input == "residual":
@@ -275,6 +295,10 @@ class NCSNpp(nn.Module):
         return ResnetBlock(width, width, self.embedding, self.size, make_doubling(self.size.fir))
 
     def part(self, below: int | None, width: int, image: int) -> nn.Module | None:
+        """Return the progressive output of a level of ``width`` channels; None without one.
+
+        ``below`` is the number of channels of the level below, None at the lowest; ``image`` that of the images.
+        """
         if self.size.progressive == "output_skip":
             return OutputSkip(width, image, self.size.fir, lowest=below is None)
         if self.size.progressive == "residual":

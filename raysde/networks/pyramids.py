@@ -12,7 +12,10 @@ from raysde.networks.resampling import make_doubling, make_doubling_conv, make_h
 
 
 class Head(nn.Module):
-    """Normalised activations through a 3 x 3 convolution: [B, inside, H, W] -> [B, outside, H, W]."""
+    """Normalised activations through a 3 x 3 convolution: [B, inside, H, W] -> [B, outside, H, W].
+
+    ``scale`` multiplies the variance of the initial weights; 0 sets them to zero.
+    """
 
     def __init__(self, inside: int, outside: int, scale: float) -> None:
         super().__init__()
@@ -32,27 +35,37 @@ class InputSkip(nn.Module):
         self.conv = init_layer(nn.Conv2d(image, width, 1))
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the image at [2 H, 2 W] to the joined features and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image [B, C, 2 H, 2 W] to the joined features and the image [B, C, H, W]."""
         pyramid = self.shrink(pyramid)
         shown = self.conv(pyramid)
         return torch.cat([shown, h], dim=1) if self.cat else shown + h, pyramid
 
 
 class InputResidual(nn.Module):
-    """A module that adds a learned halving of the previous sum to the features and passes the new sum on."""
+    """A module that adds a learned halving of the previous sum to the features and passes the new sum on.
+
+    ``before`` and ``width`` are channels of the previous sum and of the features; ``rescale`` is the factor of the new
+    sum.
+    """
 
     def __init__(self, before: int, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
         self.shrink, self.rescale = make_halving_conv(before, width, fir), rescale
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, as features and as pyramid."""
+        """Map h [B, width, H, W] and the sum [B, before, 2 H, 2 W] to the new sum [B, width, H, W], twice.
+
+        The first is the features, the second the pyramid.
+        """
         h = (self.shrink(pyramid) + h) * self.rescale
         return h, h
 
 
 class OutputSkip(nn.Module):
-    """A module that adds this level's image to the doubled image of the lower levels."""
+    """A module that adds this level's image to the doubled image of the lower levels.
+
+    ``width`` and ``image`` are channels of the features and of the image.
+    """
 
     def __init__(self, width: int, image: int, fir: bool, lowest: bool) -> None:
         super().__init__()
@@ -60,14 +73,18 @@ class OutputSkip(nn.Module):
         self.grow = None if lowest else make_doubling(fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the image at [H / 2, W / 2] to h itself and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image [B, C, H / 2, W / 2] to h itself and the image [B, C, H, W]."""
         if self.grow is None or pyramid is None:
             return h, self.head(h)
         return h, self.grow(pyramid) + self.head(h)
 
 
 class OutputResidual(nn.Module):
-    """A module that adds a learned doubling of the lower levels to the features and passes the new sum on."""
+    """A module that adds a learned doubling of the lower levels to the features and passes the new sum on.
+
+    ``below`` and ``width`` are channels of the lower levels' sum, None at the lowest level, and of the features;
+    ``rescale`` is the factor of the new sum.
+    """
 
     def __init__(self, below: int | None, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
@@ -76,9 +93,10 @@ class OutputResidual(nn.Module):
         self.grow = None if below is None else make_doubling_conv(below, width, fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, as features and as pyramid.
+        """Map h [B, width, H, W] and the sum [B, below, H / 2, W / 2] to the new sum [B, width, H, W], twice.
 
-        The lowest level has no sum yet: it returns h and the start of the sum.
+        The first is the features, the second the pyramid. The lowest level has no sum yet: it returns h and the start
+        of the sum.
         """
         if self.head is not None:
             return h, self.head(h)

@@ -16,7 +16,10 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 class Fir(nn.Module):
-    """The base class of filters, which holds the kernel [1, 1, 4, 4] with sum ``gain``."""
+    """The base class of filters, which holds the kernel [1, 1, 4, 4] with sum ``gain``.
+
+    ``depthwise`` repeats it to [C, 1, 4, 4] for the channels of x [B, C, H, W].
+    """
 
     kernel: Tensor
 
@@ -85,7 +88,10 @@ class FirConvDouble(Fir):
 
 
 class ConvHalf(nn.Module):
-    """A 3 x 3 convolution of stride 2, padded below and right (Ho et al. 2020): [B, C, H, W] to half H and W."""
+    """A 3 x 3 convolution of stride 2, padded below and right (Ho et al. 2020).
+
+    It maps [B, inside, H, W] to [B, outside, H / 2, W / 2].
+    """
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -96,7 +102,7 @@ class ConvHalf(nn.Module):
 
 
 class ConvDouble(nn.Module):
-    """Repeated pixels and a 3 x 3 convolution (Ho et al. 2020): [B, C, H, W] to twice H and W."""
+    """Repeated pixels and a 3 x 3 convolution (Ho et al. 2020): [B, inside, H, W] -> [B, outside, 2 H, 2 W]."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Uncertainty(nn.Module):
     """A map from log-SNR [B] to the log-variance u [B] of the loss there, which becomes ``loss / exp(u) + u``.
 
-    It has random Fourier features and one linear layer, which starts at zero: u = 0 gives the plain loss.
+    It has random Fourier features, with ``frequencies`` and ``phases`` [features], and one linear layer, which starts
+    at zero: u = 0 gives the plain loss.
     """
 
     frequencies: Tensor

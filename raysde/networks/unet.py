@@ -27,7 +27,11 @@ from raysde.sde.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """A lean U-Net for images up to about 64 pixels."""
+    """A lean U-Net for images up to about 64 pixels.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
 
     kind: Literal["unet"] = "unet"
     channels: int = setting(64, "channels of the first level")
@@ -111,9 +115,11 @@ class UNet(nn.Module):
         self.leave = zero_parameters(nn.Conv2d(widths[0], image[0], 3, padding=1))
 
     def residual(self, inside: int, outside: int, scale: float = 1.0) -> ResidualBlock:
+        """Return a block from ``inside`` to ``outside`` channels that multiplies the resolution by ``scale``."""
         return ResidualBlock(inside, outside, self.embedding, dropout=self.size.dropout, scale=scale)
 
     def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        """Return a stage from ``inside`` to ``outside`` channels, with attention if it ``attends``."""
         residual, head = self.residual(inside, outside), self.size.head_channels
         attention = Attention(outside, head=head) if attends else None
         crosses = attends and self.context is not None

@@ -261,7 +261,7 @@ def check_same_encoder(path: str, expected: str, found: str) -> None:
 
 
 def pack_numbers(values: np.ndarray, dtype: Dtype) -> bytes:
-    """Return numbers as raw little-endian bytes of ``dtype``, in C order.
+    """Return an array of any shape as raw little-endian bytes of ``dtype``, in C order.
 
     Raises:
         ValueError: if a number is not finite, or too large for ``dtype``.

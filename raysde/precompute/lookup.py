@@ -61,6 +61,9 @@ def describe_unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mo
     Args:
         used: manifests of the folders that the run reads; None entries are ignored.
         mode: the recipe's ``data.precomputed``; "off" gives no sentence about embeddings.
+
+    Raises:
+        ValueError: naming the manifest that is damaged or of another format.
     """
     kinds = {each.kind for each in used if each is not None}
     said = []

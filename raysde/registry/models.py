@@ -169,7 +169,12 @@ def resolve_checkpoint(source: str, tracking_uri: str | None = None) -> Path:
 
 
 def resolve_with_subject(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:
-    """Return the folder of :func:`resolve_source`, and the identity of its model for reports."""
+    """Return the folder of :func:`resolve_source`, and the identity of its model for reports.
+
+    Raises:
+        ValueError: if the server does not answer, or there is no such model.
+        RuntimeError: if the MLflow store fails, or has lost the model's files.
+    """
     version = None
     if source.startswith("models:"):
         uri = tracking_uri or default_uri()

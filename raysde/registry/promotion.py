@@ -72,7 +72,11 @@ def _name_metrics(found: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def recorded_figures(version: ModelVersion) -> dict[str, Metric]:
-    """Return the metrics stored by :func:`record_figures`."""
+    """Return the metrics stored by :func:`record_figures`.
+
+    Raises:
+        ValueError: naming the tag, if it is no metric.
+    """
     tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(FIGURE)}
     return {key.removeprefix(FIGURE): parse_metric(json.loads(value), f"tag {key}") for key, value in tags.items()}
 

@@ -45,6 +45,9 @@ def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None
 
     Returns:
         The version's number.
+
+    Raises:
+        ValueError: as :func:`check_model_name`.
     """
     description = checkpoint.read_description(folder)
     tags = {STEP: str(description.step), WEIGHTS: description.files["ema.safetensors"]}

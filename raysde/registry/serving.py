@@ -27,6 +27,9 @@ def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
     Steps that were tuned for the model's solver do not apply to another solver. If the model has sampler settings,
     the parameter ``steps`` is therefore None: the model's steps with the model's solver, otherwise the default of the
     solver that the request names; see :func:`raysde.models.sampling_defaults.complete_settings`.
+
+    Raises:
+        ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`.
     """
     own = make_method(spec.generation)
     found = resolve_settings(spec.generation, {}, spec.conditional, usual=spec.default_solver, scale=GUIDED)
@@ -125,7 +128,11 @@ def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:
 
 
 def image_to_png(image: torch.Tensor, metadata: Mapping[str, Any]) -> bytes:
-    """Return a uint8 image [C, H, W] as a PNG file whose text chunks hold ``metadata``."""
+    """Return a uint8 image [C, H, W] as a PNG file whose text chunks hold ``metadata``.
+
+    Raises:
+        ValueError: if C is not 1 or 3.
+    """
     file = BytesIO()
     to_pil(image).save(file, format="PNG", pnginfo=png_metadata(metadata))
     return file.getvalue()

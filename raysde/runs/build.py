@@ -33,7 +33,11 @@ CAPTION_SAMPLE = 200_000
 
 
 def new_state(run: Run, device: torch.device) -> TrainState:
-    """Return the initial weights, optimizer state and averages on ``device``."""
+    """Return the initial weights, optimizer state and averages on ``device``.
+
+    Raises:
+        ValueError: as :func:`raysde.models.spec.fresh_model` and :func:`place_model`.
+    """
     train = run.config.train
     captions = sample_captions(run, current_world())
     model = fresh_model(run.spec, captions, run.config.seed)
@@ -94,7 +98,8 @@ def place_model(run: Run, model: ScoreModel, device: torch.device) -> None:
     if run.plan.microbatches % world.size:
         raise ValueError(
             f"resources.strategy=fsdp needs equal shares: train.batch={run.config.train.batch} makes "
-            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers"
+            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers; "
+            "set train.microbatch so that the workers divide their number"
         )
     shard_model(model, world, gathered_dtype(run, device))
 
@@ -143,7 +148,11 @@ def make_schedule(run: Run) -> Schedule:
 
 
 def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
-    """Return a function that computes the validation loss on the held-out rows; None without such rows."""
+    """Return a function that computes the validation loss on the held-out rows; None without such rows.
+
+    Raises:
+        ValueError: if the data set no longer has the run's fingerprint.
+    """
     if not len(run.held_out):
         return None
     data = run.manifest

@@ -32,6 +32,7 @@ class Claim:
     """The content of one file.
 
     Attributes:
+        number: number of the file.
         word: identifies the command; empty if the file is torn.
         beat: a random word, new at each renewal.
         seconds: how long the claim holds after its last beat.
@@ -122,7 +123,11 @@ class Claims:
         return read_bytes(self._file(claim.number)) == _format(claim)
 
     def write(self, claim: Claim) -> None:
-        """Write a claim that its holder made."""
+        """Write a claim that its holder made.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         write_bytes(self._file(claim.number), _format(claim))
 
     def forget_before(self, number: int) -> None:

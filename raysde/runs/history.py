@@ -46,14 +46,22 @@ class History:
         self.is_open = False
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line with the metrics of a step; a value that is not finite becomes null."""
+        """Append a line with the metrics of a step; a value that is not finite becomes null.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         self._open()
         told = {key: value if math.isfinite(value) else None for key, value in values.items()}
         with name_place_of_write("metrics", self.file), self.file.open("a") as out:
             out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Write a picture of a step atomically."""
+        """Write a picture of a step atomically.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         self._open()
         with write_atomically(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
             image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
@@ -84,7 +92,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 class Both:
-    """A sink that passes everything on to two others."""
+    """A :class:`raysde.runs.hooks.Sink` that passes everything on to two others."""
 
     def __init__(self, first: Sink, second: Sink) -> None:
         self.sinks = (first, second)

@@ -23,9 +23,11 @@ from raysde.training.state import TrainState
 class Sink(Protocol):
     """A receiver of metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
 
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Receive metrics by name after training step ``step``."""
 
-    def image(self, step: int, name: str, image: Image.Image) -> None: ...
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Receive a picture named ``name`` after training step ``step``."""
 
 
 @dataclass
@@ -49,6 +51,7 @@ class RunHooks:
     check: Callable[[], None] = lambda: None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Pass metrics of training step ``step`` to the sink, if there is one."""
         self.check()
         if self.sink is not None:
             self.sink.metrics(step, metrics)

@@ -112,7 +112,11 @@ def describe_loss(name: str, newest: Claim | None, seconds: float) -> str:
 
 @contextlib.contextmanager
 def hold_run(folder: str, seconds: float, speak: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold the lease of a run inside this context; as :func:`claim_run`."""
+    """Hold the lease of a run inside this context; as :func:`claim_run`.
+
+    Raises:
+        ValueError, OSError: as :func:`claim_run`.
+    """
     lease = claim_run(folder, seconds, speak)
     try:
         yield lease

@@ -71,4 +71,7 @@ def check_place(run: Run) -> None:
         ValueError: if it is not a local folder.
     """
     if not storage.is_local(run.config.storage):
-        raise ValueError(f"storage {run.config.storage!r} is not a local folder, which training without Ray needs")
+        raise ValueError(
+            f"storage {run.config.storage!r} is not a local folder, which training without Ray needs; "
+            "set storage to one"
+        )

@@ -10,7 +10,11 @@ from raysde.data.dataset.view import View
 
 
 def make_feed(config: RunConfig, manifest: Manifest, rows: Rows, view: View, order: int = LANED) -> Feed:
-    """Return a run's microbatches: the order of its rows, in a version of the order, and their crops."""
+    """Return a run's microbatches: the order of its rows, in a version of the order, and their crops.
+
+    Raises:
+        ValueError: if there are no rows, or the batch is no multiple of the microbatch.
+    """
     batch, wanted = config.train.batch, config.data.shuffle_window
     windows = {
         WINDOWED: lambda: shuffle_window(manifest, wanted),

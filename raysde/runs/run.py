@@ -308,7 +308,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     if found.data["fingerprint"] != run.manifest.fingerprint:
         raise ValueError(
             f"run {name!r} was trained on other data than {run.config.data.path} "
-            f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
+            f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint}); restore that data, or "
+            "choose another name"
         )
     # older checkpoints store no class names, only their number
     names = run.spec.class_names
@@ -316,7 +317,9 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     if found.spec.classes != run.spec.classes:
         other = f"there were {found.spec.classes}, now {run.spec.classes}"
     if other is not None:
-        raise ValueError(f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}")
+        raise ValueError(
+            f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}; choose another name"
+        )
     for kind in ("text", "latents"):
         before, present = (data.get(kind) for data in (found.data, run.data_identity))
         if before != present:

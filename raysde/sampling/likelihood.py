@@ -193,13 +193,21 @@ def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = TOLERANCE, a
 
 @torch.no_grad()
 def encode_counted(score: Score, x0: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """Return the latents [B, ...] of :func:`encode`, and the number of score evaluations of the whole batch."""
+    """Return the latents [B, ...] of :func:`encode`, and the number of score evaluations of the whole batch.
+
+    Raises:
+        ValueError, FloatingPointError: as :func:`encode`.
+    """
     return probability_flow(check_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
 
 
 @torch.no_grad()
 def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """Return the data [B, ...] of :func:`decode`, and the number of score evaluations of the whole batch."""
+    """Return the data [B, ...] of :func:`decode`, and the number of score evaluations of the whole batch.
+
+    Raises:
+        ValueError, FloatingPointError: as :func:`decode`.
+    """
     return probability_flow(check_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
 
 

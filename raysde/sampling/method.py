@@ -186,7 +186,10 @@ class Method:
         if self.churn_low > self.churn_high:
             raise ValueError(f"churn_low={self.churn_low} must not be above churn_high={self.churn_high}")
         if self.correction is not None and self.kind.remembers:
-            raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, a multistep or adaptive solver")
+            raise ValueError(
+                f"corrector {self.correction} cannot follow {self.solver}, a multistep or adaptive solver; "
+                "choose a single-step solver, such as heun"
+            )
         if self.solver == "none" and self.correction is None:
             raise ValueError("solver none takes no steps: choose a corrector")
         for name, each in SETTINGS.items():

@@ -99,7 +99,8 @@ def sample_path(
     Args:
         points: number of states, including the draw from the prior and the end at the sample floor.
         score, sde, shape, generator, device, dtype, times, start, callback, settings: as for
-            :func:`raysde.sampling.sampler.sample`. rk45 stops at each grid time, so samples differ by its tolerance.
+            :func:`raysde.sampling.sampler.sample`, with times 1-D and start of shape ``shape``. rk45 stops at each grid
+            time, so samples differ by its tolerance.
 
     Raises:
         ValueError: if ``points`` is below 2; and as :func:`raysde.sampling.sampler.sample`.

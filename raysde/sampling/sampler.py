@@ -26,11 +26,12 @@ from raysde.sde import SDE, Score
 Project = Callable[[Tensor, float], Tensor]
 """A callable ``project(x, t)`` that replaces a part of x [B, ...] at time t and returns the same shape."""
 Callback = Callable[[int, Tensor], None]
+"""A callable ``callback(step, x)``, called with the number of steps done and the current x [B, ...]."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The result of a sampler: x of the requested shape, and nfe, the number of score evaluations per image."""
+    """The result of a sampler: x [B, ...], as requested, and nfe, the number of score evaluations per image."""
 
     x: Tensor
     nfe: int
@@ -59,8 +60,8 @@ def sample(
         score: ``score(x_t, t)`` with x_t of ``shape`` and t of shape [B]; or an object with such a method.
         shape: shape of the result, batch first.
         generator: one for the batch or one for each image.
-        times: explicit falling times, instead of ``steps``, ``grid`` and ``rho``.
-        start: x at the first time, instead of a draw from the prior.
+        times: explicit falling times, [steps + 1], instead of ``steps``, ``grid`` and ``rho``.
+        start: x at the first time, of shape ``shape``, instead of a draw from the prior.
         project: called on x at the first time and after every step and corrector step, with the new time; not on the
             noise-free end. rk45 then stops at each time of the grid.
         resample: number of times that each step but the last is undone by the forward process and repeated, which

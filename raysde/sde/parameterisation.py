@@ -97,6 +97,9 @@ def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: fl
     Args:
         alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, of one shape, which the result has.
         data_std: standard deviation of the data, read by the target ``edm`` alone.
+
+    Raises:
+        ValueError: if ``target`` is not one of TARGETS.
     """
     a, b = target_coefficients(target, alpha, sigma, data_std)
     return alpha / (alpha * b - sigma * a)

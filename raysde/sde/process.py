@@ -16,7 +16,7 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """Append singleton dimensions to ``t`` ([B] or scalar) until it broadcasts against ``x`` ([B, ...])."""
+    """Return t ([B] or a scalar) with singleton dimensions appended until it broadcasts against x ([B, ...])."""
     if t.ndim == 0:
         return t
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
@@ -157,7 +157,7 @@ class SDE(ABC):
         return self.prior_std * torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """Return log N(x; 0, prior_std^2) in nats, summed over all but the first dimension: [B]."""
+        """Return log N(x; 0, prior_std^2) of x [B, ...] in nats, summed over all but the first dimension: [B]."""
         flat = x.reshape(len(x), -1)
         constant = flat.shape[1] * (0.5 * math.log(2.0 * math.pi) + math.log(self.prior_std))
         return -0.5 * (flat / self.prior_std).square().sum(dim=1) - constant

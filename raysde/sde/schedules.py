@@ -1,4 +1,7 @@
-"""Schedules of beta(t): the rate, its integral B(t) from 0 to t, and the inverse of B."""
+"""Schedules of beta(t): the rate, its integral B(t) from 0 to t, and the inverse of B.
+
+Each function maps a tensor to one of the same shape.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LinearBeta:
-    """The schedule beta(t) = beta_min + t (beta_max - beta_min) (Song et al. eq. 32)."""
+    """The schedule beta(t) = beta_min + t (beta_max - beta_min) (Song et al. eq. 32).
+
+    ``beta`` and ``integral`` map t in [0, 1] to beta and B, ``inverse_integral`` maps B to t, each of the same shape.
+
+    Raises:
+        ValueError: unless 0 < beta_min <= beta_max.
+    """
 
     beta_min: float
     beta_max: float
@@ -38,6 +47,11 @@ class CosineBeta:
 
     Its beta diverges where alpha reaches 0. So time runs to ``end`` < 1 instead of clipping beta (Lu et al. 2022,
     DPM-Solver, appendix D: 0.9946, log-SNR -9.5), which keeps beta, its integral and alpha consistent.
+
+    ``beta`` and ``integral`` map t in [0, 1] to beta and B, ``inverse_integral`` maps B to t, each of the same shape.
+
+    Raises:
+        ValueError: unless s > 0 and 0 < end < 1.
     """
 
     s: float
@@ -83,6 +97,8 @@ class TableBeta:
 
     A monotone cubic (Fritsch and Carlson 1980) interpolates B = -log alpha-bar, so beta = -d log alpha-bar / dt is
     positive and continuous. Linear interpolation would make beta jump, which slows adaptive solvers.
+
+    ``beta`` and ``integral`` map t in [0, 1] to beta and B, ``inverse_integral`` maps B to t, each of the same shape.
 
     Raises:
         ValueError: if the table does not fall strictly between 1 and 0.

@@ -44,7 +44,11 @@ class Backlog:
         return not self._names()
 
     def keep(self, lines: Sequence[Mapping[str, Any]], pictures: Iterable[Path]) -> None:
-        """Replace the lines in the backlog by ``lines``, and add the picture files that are not in it."""
+        """Replace the lines in the backlog by ``lines``, and add the picture files that are not in it.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         write_bytes(child_path(self.folder, LINES), "".join(json.dumps(line) + "\n" for line in lines).encode())
         here = set(self._names())
         for path in pictures:

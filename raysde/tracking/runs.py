@@ -193,7 +193,11 @@ def has_run(client: MlflowClient, run_id: str) -> bool:
 
 
 def log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
-    """Log files by name, and tags, to a run, replacing those with the same names."""
+    """Log files by name, and tags, to a run, replacing those with the same names.
+
+    Raises:
+        OSError: naming a file that cannot be written to the temporary folder.
+    """
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
         for name, content in files.items():
             path = Path(folder) / name

@@ -43,6 +43,9 @@ class Spool:
 
         Args:
             lines, pictures: lines and pictures from a process on another machine, which come first.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
         """
         lines = [*lines, *(line for line in self._lines() if line not in lines)]
         with write_atomically(self.path, "metrics") as partial:
@@ -76,7 +79,11 @@ class Spool:
         return line
 
     def add_picture(self, step: int, name: str, image: Image.Image) -> Path:
-        """Write a picture of a step atomically, and return its file."""
+        """Write a picture of a step atomically, and return its file.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         path = self.pictures / f"{name}-{step:07d}.png"
         with write_atomically(path, "a picture") as partial:
             image.save(partial, format="PNG", pnginfo=png_metadata(image.info))

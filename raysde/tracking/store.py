@@ -58,7 +58,10 @@ def connect_client(uri: str) -> MlflowClient:
     except ModuleNotFoundError as error:
         raise ValueError(f"tracking.uri {uri}: its database needs a driver that is not installed: {error}") from None
     except (MlflowException, SQLAlchemyError) as error:
-        raise ValueError(f"the MLflow {store_kind(uri)} {uri} does not answer: {describe_error(error)}") from None
+        raise ValueError(
+            f"the MLflow {store_kind(uri)} {uri} does not answer: {describe_error(error)}; "
+            "check tracking.uri or --tracking-uri"
+        ) from None
     return client
 
 

@@ -78,7 +78,7 @@ class Tracker:
         return self.lines.drain(timeout) and self.images.drain(max(0.0, end - time.monotonic()))
 
     def secure(self, timeout: float) -> None:
-        """Wait as :meth:`drain` does, and write unsent entries beside the checkpoints.
+        """Wait at most ``timeout`` seconds as :meth:`drain` does, and write unsent entries beside the checkpoints.
 
         Call it before a checkpoint is saved: a run that resumes from it does not log these steps again, and may resume
         on another machine.
@@ -159,7 +159,10 @@ def is_refused(error: Exception) -> bool:
 
 
 def deliver_leftovers(uri: str, run_id: str, spool: Path, backlog: str | None = None, timeout: float = 60.0) -> bool:
-    """Send the entries that an earlier process left on disk and beside its checkpoints; return True if none is left."""
+    """Send the entries that an earlier process left on disk and beside its checkpoints; return True if none is left.
+
+    ``timeout`` is the longest wait in seconds.
+    """
     if Spool(spool).is_empty and (backlog is None or Backlog(backlog).is_empty):
         return True
     return Tracker(uri, run_id, spool, backlog).close(timeout)

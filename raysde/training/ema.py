@@ -63,6 +63,7 @@ class Average(ABC):
             self.average[name].copy_(kept)
 
     def state(self) -> dict[str, Tensor]:
+        """Return the averaged weights by name, each of its weight's shape."""
         return dict(self.average)
 
     @torch.no_grad()

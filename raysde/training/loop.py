@@ -88,6 +88,9 @@ def train_step(
 
     Losses are divided by the mean number of microbatches per rank, because gradients are averaged over ranks. The
     update is therefore that of the global batch even if ranks have unequal shares.
+
+    Raises:
+        ValueError: as :func:`raysde.training.objective.microbatch_loss`.
     """
     device, share = world.device, objective.batch / objective.microbatch / world.size
     total = torch.zeros((), device=device)
@@ -152,6 +155,9 @@ def warm_up(
 
     DistributedDataParallel rebuilds its buckets after the first backward pass, which changes the summation order. After
     this pass, a fresh and a resumed process sum alike.
+
+    Raises:
+        ValueError: as :func:`raysde.training.objective.microbatch_loss`.
     """
     if isinstance(forward, DistributedDataParallel):
         microbatch_loss(forward, state.model, batch, objective, device).backward()
@@ -245,7 +251,11 @@ def run_due_actions(
     clock: Clock,
     agreement: Agreement,
 ) -> bool:
-    """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop."""
+    """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
+
+    Raises:
+        FloatingPointError: as :func:`flush_losses`.
+    """
     step, last = state.step, state.step == schedule.steps
     draws, logs = world.is_first or has_shards(state.model), is_due(step, schedule.log_every, last)
     if logs:
@@ -282,7 +292,11 @@ def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: 
 
 
 def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
-    """Log the means of the pending steps and clear them."""
+    """Log the means of the pending steps and clear them.
+
+    Raises:
+        FloatingPointError: as :func:`flush_losses`.
+    """
     done = flush_losses(state, world)
     state.pending = []
     if world.is_first:
@@ -299,7 +313,7 @@ def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clo
 
 
 def grad_norm(norms: list[float]) -> dict[str, float]:
-    """Return the mean gradient norm as a metric, over steps that were not skipped; empty if all were.
+    """Return the mean of ``norms``, one for each step, as a metric, over steps not skipped; empty if all were.
 
     The scaler of fp16 tries large factors and skips the steps whose gradients overflow, with a norm of inf or nan.
     """

@@ -154,5 +154,8 @@ def denoising_score_matching(
 
 
 def weigh_by_uncertainty(loss: Tensor, log_variance: Tensor | None) -> Tensor:
-    """Return loss / exp(u) + u with the learned log-variance u [B] (Karras et al. 2024, eq. 21), or the loss."""
+    """Return loss / exp(u) + u for a loss [B] and the learned log-variance u [B] (Karras et al. 2024, eq. 21).
+
+    Without a log-variance the loss is returned as it is.
+    """
     return loss if log_variance is None else loss / log_variance.exp() + log_variance

@@ -54,7 +54,11 @@ class Objective:
     empty: Tensor | None = field(default=None, compare=False)
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the loss of each image, [B], given the network's output, x0 and eps [B, ...] and t [B]."""
+        """Return the loss of each image, [B], given the network's output, x0 and eps [B, ...] and t [B].
+
+        Raises:
+            ValueError: if a user-written loss has another shape than the error.
+        """
         loss = denoising_score_matching(
             output,
             x0,
@@ -97,7 +101,11 @@ def null_condition(model: ScoreModel, objective: Objective) -> Condition:
 def microbatch_loss(
     forward: nn.Module, model: ScoreModel, batch: Microbatch, objective: Objective, device: torch.device
 ) -> Tensor:
-    """Return the mean loss of a microbatch, a scalar; all randomness comes from its key (seed, step, index)."""
+    """Return the mean loss of a microbatch, a scalar; all randomness comes from its key (seed, step, index).
+
+    Raises:
+        ValueError: if the model does not take the batch's conditions, or user-written code returns another shape.
+    """
     place = (batch.step, batch.index)
     rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
@@ -140,6 +148,9 @@ def draw_clean(
 
     Args:
         rng: one random stream for the batch, or one per row.
+
+    Raises:
+        ValueError: if the number of random streams differs from that of the latents.
     """
     if latent is None:
         return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)

@@ -78,7 +78,8 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.AdamW]] = {"adamw": adamw, "m
 
 
 def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, progress: float) -> float:
-    """Return the learning rate of update ``updates`` (from 0): linear warm-up over ``warmup`` updates, then decay.
+    """Return the learning rate of update ``updates`` (from 0): linear warm-up to ``base`` over ``warmup`` updates, then
+    decay.
 
     ``updates`` counts updates that were made, so a step that the gradient scaler skipped does not advance it.
     ``progress`` in [0, 1] is the finished fraction of the run; "cosine" falls to zero at its end.
@@ -110,7 +111,8 @@ def update_parameters(
         lr: learning rate of this update; a parameter group's ``ratio`` multiplies it.
 
     Returns:
-        The gradient norm before clipping, and True if the optimizer stepped, False if fp16 gradients overflowed.
+        The gradient norm before clipping, a scalar tensor, and True if the optimizer stepped, False if fp16 gradients
+        overflowed.
     """
     scaler.unscale_(optimizer)
     norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))

@@ -146,6 +146,9 @@ def reconstruction_weights(stored: Sequence[tuple[float, float]], end: float, st
         stored: (number of images seen, relative standard deviation) of each of the K averages.
         end: number of images seen at the time of the wanted average.
         std: relative standard deviation of the wanted average.
+
+    Raises:
+        ValueError: if nothing is stored, a time is not positive, or a std is out of range.
     """
     return fit_profile(stored, end, std).weights
 
@@ -157,7 +160,7 @@ class Snapshot:
     Attributes:
         time: number of images seen.
         std: relative standard deviation of its profile.
-        tensors: averaged weights by name, possibly read from a file on access.
+        tensors: averaged weights by name, each of its weight's shape, possibly read from a file on access.
     """
 
     time: float

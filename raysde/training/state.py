@@ -61,6 +61,8 @@ class TrainState:
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Return the optimizer's state as tensors named ``exp_avg/NAME`` and so on; empty before the first update.
 
+        A moment has the shape of the weight NAME, a counter is a scalar.
+
         Raises:
             ValueError: if a user-written optimizer keeps state other than tensors and numbers.
         """
@@ -80,8 +82,10 @@ class TrainState:
         return result
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the optimizer's state from the tensors of :meth:`optimizer_tensors`; names without a weight are
-        ignored."""
+        """Restore the optimizer's state from the tensors, and shapes, of :meth:`optimizer_tensors`.
+
+        Names without a weight are ignored.
+        """
         on_device = {
             parameter: bool(group.get("fused") or group.get("capturable"))
             for group in self.optimizer.param_groups
@@ -117,7 +121,7 @@ class TrainState:
         return {f"{profile.std}/{name}": value for profile in self.profiles for name, value in profile.state().items()}
 
     def load_profiles(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the averaged weights from the tensors of :meth:`profile_tensors`.
+        """Restore the averaged weights from the tensors, and shapes, of :meth:`profile_tensors`.
 
         Raises:
             ValueError: if a profile lacks weights, because the standard deviations or the model's weights are others.

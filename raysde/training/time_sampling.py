@@ -18,7 +18,7 @@ from raysde.sde.setting import setting
 def draw_stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
     """Return uniform numbers in [0, 1) for rows ``index`` to ``index + count`` of a global batch: [count], float64.
 
-    The global batch has one number in each of ``batch`` equal intervals, all shifted by a uniform ``offset`` in [0, 1).
+    The global batch has one number in each of ``batch`` equal intervals, all shifted by ``offset``, a scalar in [0, 1).
     """
     places = torch.arange(index, index + count, dtype=torch.float64, device=offset.device)
     return torch.remainder((places + offset.double()) / batch, 1.0)
@@ -31,6 +31,7 @@ class Uniform:
     kind: Literal["uniform"] = "uniform"
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Return the times at the probabilities u in [0, 1], of the shape of u."""
         return sde.train_floor + (sde.ceiling - sde.train_floor) * u
 
     def correction(self, sde: SDE, t: Tensor) -> Tensor:
@@ -40,7 +41,11 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(Uniform):
-    """Times with normally distributed log(sigma / alpha) (Karras et al. 2022, table 1)."""
+    """Times with normally distributed log(sigma / alpha) (Karras et al. 2022, table 1).
+
+    Raises:
+        ValueError: if ``std`` is not positive.
+    """
 
     kind: Literal["lognormal"] = "lognormal"  # type: ignore[assignment]
     mean: float = setting(-1.2, "mean of log(sigma / alpha)")

@@ -54,7 +54,7 @@ def linear_error(variance: Tensor, noise2: Tensor) -> Tensor:
     """Return v n^2 / (v + n^2), the mean squared error of the best linear denoiser of a pixel.
 
     Args:
-        variance: variance v of the pixel.
+        variance: variance v of the pixel, of any shape.
         noise2: variance n^2 of the noise, in the same units; it broadcasts against ``variance``.
     """
     return variance * noise2 / (variance + noise2)
@@ -102,6 +102,9 @@ def measure_bins(
         seed: seed of the noise and of its level, which also depend on each row's number.
         data_range: float values of black and white.
         latent: autoencoder of a latent model; None for a model of pixels.
+
+    Raises:
+        ValueError: if the model does not take the batch's conditions.
     """
     scale = 1.0 if latent is not None else 2.0 / (data_range[1] - data_range[0])
     streams = [rng.generator(seed, rng.VALIDATION, int(row)) for row in batch.rows]
@@ -170,6 +173,9 @@ def validation_loss(
         batches: this rank's share of the held-out microbatches.
         latent: latent space of a latent model, None for pixels.
         spare: microbatch that a rank without further batches computes, uncounted, in step with other ranks, or None.
+
+    Raises:
+        ValueError: as :func:`measure_bins`.
     """
     parts = []
     for batch, counted in keep_in_step(batches, world, spare):
@@ -194,7 +200,7 @@ def validation_loss(
 
 
 def sum_over_ranks(world: World, *values: Tensor) -> Tensor:
-    """Return the concatenated vectors, summed over ranks, on the CPU."""
+    """Return the concatenation [N] of 1-D ``values``, summed over ranks, on the CPU."""
     return world.sum(torch.cat(values).to(world.device)).cpu()
 
 

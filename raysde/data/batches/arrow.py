@@ -24,7 +24,7 @@ class Canvas:
         self.memory, self.used = np.empty(size, dtype=np.uint8), 0
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next piece of memory as uint8 of a shape."""
+        """Return the next piece of memory as uint8 of shape ``shape``."""
         start, self.used = self.used, self.used + math.prod(shape)
         assert self.used <= len(self.memory)
         return self.memory[start : self.used].reshape(shape)
@@ -88,7 +88,7 @@ def _numbers_columns(batches: list[Microbatch], numbers: Mapping[str, np.dtype])
 
 
 def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
-    """Yield the microbatches of a block; their images, [B, C, H, W], share the block's memory."""
+    """Yield the microbatches of a block; their images, [B, C, H, W] with C = ``channels``, share the block's memory."""
     table = table.combine_chunks()
     step, index, row, label, height = (
         table.column(name).to_numpy() for name in ("step", "index", "row", "label", "height")
@@ -130,7 +130,10 @@ def read_numbers(table: pa.Table, name: str, begin: int, end: int) -> torch.Tens
 
 
 def read_pixels(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
-    """Return images of rows ``begin`` to ``end`` in the block's memory, uint8 [B, C, H, W]; H = W = 0 for latents."""
+    """Return images of rows ``begin`` to ``end`` in the block's memory, uint8 [B, C, H, W]; H = W = 0 for latents.
+
+    ``height`` is H in pixels, 0 for latents; ``channels`` is C.
+    """
     if not height:
         return torch.empty(end - begin, channels, 0, 0, dtype=torch.uint8)
     _, offsets, data = images.buffers()

@@ -96,7 +96,7 @@ def _list_numbers(reader: Reader) -> dict[str, np.dtype]:
 def group_by_step(
     blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
 ) -> Iterator[list[Microbatch]]:
-    """Regroup the blocks of ``rank`` in their order, and yield the microbatches of each step.
+    """Regroup the blocks of ``rank`` of ``world`` ranks in their order, and yield the microbatches of each step.
 
     Raises:
         ValueError: if there are more workers than microbatches, or a block is missing, comes twice or out of order.

@@ -45,7 +45,10 @@ class Microbatch:
 
 
 def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
-    """Return a microbatch of decoded rows; its images [B, C, H, W] are a view of the decoded [B, H, W, C]."""
+    """Return microbatch ``index`` of step ``step`` from decoded rows [B].
+
+    Its images [B, C, H, W] are a view of the decoded [B, H, W, C].
+    """
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
@@ -80,7 +83,13 @@ class Feed:
     def read(
         self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
     ) -> tuple[np.ndarray, Columns]:
-        """Return the row numbers, int64 [B], and decoded rows of a microbatch, with images in memory from ``take``."""
+        """Return the row numbers, int64 [B], and decoded rows of microbatch ``index`` of step ``step``.
+
+        The images are in memory from ``take``.
+
+        Raises:
+            ValueError: as :meth:`raysde.data.dataset.reader.Reader.read`.
+        """
         chosen = self.rows[self.plan.rows_of(step, index)]
         return chosen, reader.read(chosen, self.view, draw_uniforms(self.plan.seed, step, index, len(chosen)), take)
 
@@ -88,7 +97,11 @@ class Feed:
 def read_batches(
     feed: Feed, reader: Reader, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Microbatch]]:
-    """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process."""
+    """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process.
+
+    Raises:
+        ValueError: if there are more ranks than microbatches, or a shard is missing or damaged.
+    """
     mine = feed.plan.of_rank(rank, world)
     for step in range(start, stop):
         yield [make_microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
@@ -100,6 +113,9 @@ def held_out_batches(
     """Yield one rank's microbatches of the held-out ``rows``, int64 [N]; each row is on one of ``world`` ranks.
 
     A microbatch holds up to ``size`` rows of one shape, and is the same for any number of ranks.
+
+    Raises:
+        ValueError: if a shard is missing or damaged, or images differ in size and the view has no shape.
     """
     shapes = [reader.shape_of(int(row), view) if reader.moments is None else (0, 0) for row in rows]
     index = 0

@@ -58,6 +58,9 @@ def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     Args:
         count: number of images, at least 1; all are drawn if the data set has fewer.
         seed: seed of the random choice.
+
+    Raises:
+        ValueError: naming the shard or image that is missing or damaged.
     """
     total = reader.manifest.rows
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))

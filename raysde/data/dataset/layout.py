@@ -153,7 +153,8 @@ def locate_rows(starts: np.ndarray, group: int, rows: np.ndarray) -> list[tuple[
     """Return (position in ``rows``, shard, row group, position in the row group) of each row, row group by row group.
 
     Args:
-        starts: first row number of each shard, and the number of all rows, int64.
+        starts: first row number of each shard, and the number of all rows, int64 [shards + 1].
+        rows: row numbers, int64 [B].
         group: number of rows in a full row group.
     """
     shard = np.searchsorted(starts, rows, side="right") - 1

@@ -121,7 +121,7 @@ class Manifest:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """First row number of each shard, and the number of all rows, int64 [N + 1]."""
+        """First row number of each shard, and the number of all rows, int64 [shards + 1]."""
         return np.concatenate([[0], np.cumsum(self.shards.rows)])
 
     @cached_property
@@ -163,6 +163,9 @@ def write_manifest(manifest: Manifest) -> None:
     """Write ``shards.arrow`` and ``manifest.json``; call it last, so that a folder with a manifest is complete.
 
     A manifest of an older format is written in that format.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
@@ -195,7 +198,7 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{what} {path!r} holds no manifest.json; {_suggest_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
+        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}; restore it or ingest again") from None
     try:
         return parse_manifest(path, content)
     except (KeyError, TypeError, AttributeError) as error:

@@ -171,7 +171,7 @@ def read_derived(path: str) -> Derived:
     try:
         content = json.loads(read_bytes(where))
         if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']!r}, this version reads {FORMAT}")
+            raise ValueError(f"it has format {content['format']!r}, this version reads {FORMAT}; precompute it again")
         del content["format"]
         return ADAPTER.validate_python({**content, "path": path})
     except ValidationError as error:
@@ -182,7 +182,11 @@ def read_derived(path: str) -> Derived:
 
 
 def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
-    """Return the complete folders of a kind beside the shards, by name; folders without a manifest are ignored."""
+    """Return the complete folders of a kind beside the shards, by name; folders without a manifest are ignored.
+
+    Raises:
+        ValueError: naming the manifest that is damaged or of another format.
+    """
     system, inside = open_filesystem(shards)
     listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
     names = sorted(
@@ -262,12 +266,16 @@ def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[l
 
 
 def write_empty(path: str, content: bytes) -> PrecomputedFile:
-    """Write the embedding of the empty caption as raw bytes."""
+    """Write the embedding of the empty caption as raw bytes.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     write_bytes(child_path(path, EMPTY), content)
     return describe_file(path, EMPTY, 1)
 
 
 def describe_file(path: str, name: str, rows: int) -> PrecomputedFile:
-    """Return the manifest entry of a written file."""
+    """Return the manifest entry of a written file of ``rows`` rows."""
     system, inside = open_filesystem(child_path(path, name))
     return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child_path(path, name)))

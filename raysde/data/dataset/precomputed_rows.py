@@ -41,7 +41,7 @@ class Vectors:
         )
 
     def read_stored(self, rows: np.ndarray) -> list[Any]:
-        """Return the stored values of rows, in the given order.
+        """Return the stored values of rows [B], one for each, in the given order.
 
         Raises:
             ValueError: naming the file that is missing or damaged.
@@ -63,6 +63,9 @@ class Contexts(Vectors):
         Args:
             rows: row numbers, int64 [B].
             draws: numbers [B] in [0, 1) that select the same captions as in :class:`raysde.data.dataset.reader.Reader`.
+
+        Raises:
+            ValueError: naming the file that is missing or damaged.
         """
         found = [self._vectors(each, draw) for each, draw in zip(self.read_stored(rows), draws.tolist(), strict=True)]
         tokens = np.array([len(each) for each in found], dtype=np.int64)
@@ -70,7 +73,11 @@ class Contexts(Vectors):
 
     @cached_property
     def empty(self) -> np.ndarray:
-        """Vectors of the empty caption, [tokens, width]."""
+        """Vectors of the empty caption, [tokens, width].
+
+        Raises:
+            OSError: if the file is missing or cannot be read.
+        """
         return self._numbers(read_bytes(child_path(self.derived.path, EMPTY)))
 
     def _vectors(self, stored: Any, draw: float) -> np.ndarray:
@@ -89,7 +96,11 @@ class LatentMoments(Vectors):
     derived: Latents
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return mean and log-variance of each row's latent, [B, 2 C, height, width]."""
+        """Return mean and log-variance of the latents of rows [B], [B, 2 C, height, width].
+
+        Raises:
+            ValueError: naming the file that is missing or damaged.
+        """
         channels, height, width = self.derived.shape
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
         for place, each in enumerate(self.read_stored(rows)):

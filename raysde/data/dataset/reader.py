@@ -60,7 +60,7 @@ class RowGroup:
 
 
 def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
-    """Return uninitialised memory for images, uint8 of a shape."""
+    """Return uninitialised memory for images, uint8 of shape ``shape``."""
     return np.empty(shape, dtype=np.uint8)
 
 
@@ -73,6 +73,9 @@ class Reader:
         latents: precomputed latents to return instead of images.
         fields: values to read beside images, of ``FIELDS``; embeddings replace captions, which are then "".
         cache_bytes: size of the cache of encoded row groups in bytes.
+
+    Raises:
+        ValueError: if the index of the segments is damaged or of another data set.
     """
 
     def __init__(
@@ -172,7 +175,11 @@ class Reader:
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
 
     def image_file(self, row: int) -> bytes:
-        """Return the encoded image of a row, the bytes of a PNG or JPEG file."""
+        """Return the encoded image of a row, the bytes of a PNG or JPEG file.
+
+        Raises:
+            ValueError: naming the shard that is missing or damaged.
+        """
         ((_, group, inside),) = self.groups.holding(np.array([row]))
         assert group.images is not None, "a reader of latents reads no images"
         return bytes(group.images[inside].as_py())

@@ -29,6 +29,7 @@ OPEN = 4096
 """Number of remote files without segments that stay open; each needs a few hundred bytes."""
 AHEAD = 8
 """Number of row groups that are read from a remote store at the same time."""
+REPAIR = "restore the file or make its folder again"
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +81,7 @@ class RowGroups(Generic[Group]):
         self.lock, self.opening = Lock(), [Lock() for _ in range(2 * AHEAD)]
 
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
-        """Yield (position in ``rows``, row group, position in the row group) of each row, one row group after another.
+        """Yield (position in ``rows``, row group, position in the row group) of each of the rows [B], group by group.
 
         Row groups of a remote store are read in parallel, up to ``AHEAD`` at a time.
 
@@ -122,7 +123,7 @@ class RowGroups(Generic[Group]):
         return self.kept[shard, number][0]
 
     def read(self, shard: int, number: int, columns: list[str] | None) -> pa.Table:
-        """Read columns of a row group, all if None, without keeping them in memory.
+        """Read columns, all if None, of row group ``number`` of shard ``shard``, without keeping them in memory.
 
         Raises:
             ValueError: naming the file that is missing, damaged or does not match the manifest.
@@ -133,7 +134,7 @@ class RowGroups(Generic[Group]):
         try:
             return opened.read_row_group(number, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}; {REPAIR}") from error
 
     def _read_segment(self, shard: int, number: int, columns: list[str] | None, segments: Segments) -> pa.Table:
         start, length = segments.place(shard, number)
@@ -144,11 +145,11 @@ class RowGroups(Generic[Group]):
             same = list_columns(found.schema_arrow) == list_columns(self.schema) and found.metadata.num_rows == wanted
             table = found.read(columns=columns, use_threads=False) if same else None
         except FileNotFoundError:
-            raise ValueError(f"{self._name(shard)} is missing") from None
+            raise ValueError(f"{self._name(shard)} is missing; {REPAIR}") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}; {REPAIR}") from error
         if table is None:
-            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows")
+            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows; {REPAIR}")
         return table
 
     def _open_source(self, shard: int) -> pa.NativeFile:
@@ -175,11 +176,11 @@ class RowGroups(Generic[Group]):
             found = pq.ParquetFile(source, metadata=known, page_checksum_verification=True, pre_buffer=True)
             same = known is not None or fits_schema(found, self.schema, wanted.rows, self.manifest.row_group)
         except FileNotFoundError:
-            raise ValueError(f"{self._name(shard)} is missing") from None
+            raise ValueError(f"{self._name(shard)} is missing; {REPAIR}") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._name(shard)} cannot be read: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self._name(shard)} cannot be read: {' '.join(str(error).split())}; {REPAIR}") from error
         if not same:
-            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows")
+            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows; {REPAIR}")
         with self.lock:
             self.footers[shard] = found.metadata
             self.footers.move_to_end(shard)

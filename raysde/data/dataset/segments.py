@@ -64,7 +64,7 @@ class Segments:
     """Places of all segments of a data set.
 
     Args:
-        counts: number of row groups of each shard.
+        counts: number of row groups of each shard, int64 [shards].
         lengths: bytes of each segment, uint32 [N], shard by shard.
     """
 
@@ -85,6 +85,9 @@ def write_index(folder: str, fingerprint: str, lengths: Sequence[Sequence[int]])
 
     Args:
         lengths: bytes of the segments of each shard, in the manifest's order.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     values = pa.array(np.concatenate([np.asarray(each, dtype=np.uint32) for each in lengths]))
     table = pa.table({"bytes": values}).replace_schema_metadata({"fingerprint": fingerprint})
@@ -100,7 +103,7 @@ def read_index(folder: str, fingerprint: str, counts: np.ndarray) -> Segments | 
     Args:
         folder: path or URI of the data set.
         fingerprint: fingerprint of the data set.
-        counts: number of row groups of each shard.
+        counts: number of row groups of each shard, int64 [shards].
 
     Raises:
         ValueError: if the index is damaged or of another data set.

@@ -19,7 +19,7 @@ LANE_SHARE = 5, 16
 
 
 def split_rows(manifest: Manifest, validation: int | None, seed: int) -> tuple[Rows, np.ndarray]:
-    """Return the rows to train on, and the sorted row numbers of the held-out rows, int64.
+    """Return the rows to train on, and the sorted row numbers of the held-out rows, int64 [N].
 
     Args:
         validation: number of held-out rows. They are drawn from the data set's validation split if it has one,

@@ -71,7 +71,7 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
 
 
 def verify_shard(manifest: Manifest, number: int, *, hashes: bool) -> None:
-    """Check one shard as :func:`verify_shards` does.
+    """Check shard ``number``, counted from 0, as :func:`verify_shards` does.
 
     Raises:
         ValueError: naming the shard and the difference.
@@ -90,7 +90,7 @@ def verify_shard(manifest: Manifest, number: int, *, hashes: bool) -> None:
         with pq.ParquetFile(system.open_input_file(inside)) as opened:
             same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}; {AGAIN}") from error
     if not same:
         raise ValueError(f"{where} does not have the manifest's columns and rows; ingest again")
 

@@ -42,7 +42,12 @@ class View:
         return placed_box(size, shape, scale, x, y)
 
     def show(self, image: np.ndarray, shape: tuple[int, int], draw: np.ndarray) -> np.ndarray:
-        """Cut an image, uint8 [H, W, C], by :meth:`box` and scale it to (height, width) ``shape``."""
+        """Cut an image, uint8 [H, W, C], by :meth:`box` and scale it to [height, width, C] of ``shape``.
+
+        Args:
+            shape: (height, width) of the result.
+            draw: the image's row [4] of :func:`draw_uniforms`.
+        """
         if image.shape[:2] == shape and not self.changes:
             return image
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

@@ -111,7 +111,11 @@ class Converted:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Converted":
-        """Return the result from the JSON values of :meth:`to_json`."""
+        """Return the result from the JSON values of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError: if a value is missing or unknown; the caller names the file.
+        """
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
         counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
@@ -157,7 +161,13 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
 
 
 def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
-    """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next."""
+    """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next.
+
+    Args:
+        shape: (height, width) of the bucket in pixels; None without buckets.
+        number: number of the part that the rows come from.
+        again: number of earlier shards of the same part, split and bucket.
+    """
     bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
     return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
 
@@ -187,7 +197,11 @@ def convert_rows(
 
 
 def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
-    """Return a picture fitted to the stored size, or to the nearest bucket."""
+    """Return a picture fitted to the stored size, or to the nearest bucket.
+
+    Raises:
+        ValueError: if the fitted picture would have too many pixels.
+    """
     if not rules.bucket_multiple or rules.shape is None:
         return fit_picture(picture, rules.fit, rules.shape, rules.background)
     shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))

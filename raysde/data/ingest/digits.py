@@ -30,12 +30,16 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_caption(label: int, variant: int) -> str:
-    """Return a caption for a digit from 0 to 9; ``variant``, any integer from 0 on, selects the template."""
+    """Return a caption for the digit ``label``, 0 to 9; ``variant``, any integer from 0 on, selects the template."""
     return TEMPLATES[variant % len(TEMPLATES)].format(word=WORDS[label], number=label)
 
 
 def write_digits(folder: Path) -> int:
-    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images."""
+    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images.
+
+    Raises:
+        OSError: naming ``folder``, if it cannot be written.
+    """
     images, labels = load_digits()
     lines = []
     with name_place_of_write("images", folder):

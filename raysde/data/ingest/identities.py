@@ -17,16 +17,19 @@ COLUMNS = pa.schema([("hash", pa.uint64()), ("key_hash", pa.uint64()), ("key", p
 
 
 def identities_file(number: int) -> str:
-    """Return the name of the file of a part."""
+    """Return the name of the file of part ``number``."""
     return f"rows-{number:06d}.arrow"
 
 
 def write_identities(out: str, number: int, hashes: Sequence[str], keys: Sequence[str]) -> None:
-    """Write the identities of a part's rows, in the order of its shards.
+    """Write the identities of the rows of part ``number``, in the order of its shards.
 
     Args:
         hashes: content hashes, 16 hexadecimal digits each.
         keys: keys of the rows.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     table = pa.table(
         [
@@ -43,7 +46,7 @@ def write_identities(out: str, number: int, hashes: Sequence[str], keys: Sequenc
 
 
 def read_identities(out: str, number: int) -> pa.Table:
-    """Return the identities of a part's rows.
+    """Return the identities of the rows of part ``number``.
 
     Raises:
         FileNotFoundError: if the file does not exist.

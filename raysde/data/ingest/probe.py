@@ -115,7 +115,11 @@ def is_all_grey(source: Source) -> bool:
 
 
 def choose_row_group(samples: list[Sample], rules: Rules) -> int:
-    """Return the number of rows of a row group of 1 to 2 MB: the smallest power of two, up to 1024."""
+    """Return the number of rows of a row group of 1 to 2 MB: the smallest power of two, up to 1024.
+
+    Raises:
+        ValueError: if a sample is no complete image.
+    """
     sizes = []
     for sample in samples:
         picture = open_picture(sample.data, rules.channels, background=rules.background)

@@ -50,7 +50,7 @@ class Repetitions:
         self.waiting, self.count, self.spilled = [np.empty(0, PAIR)], 0, True
 
     def find(self) -> tuple[int, list[np.ndarray]]:
-        """Return the number of rows that repeat another's value, and the row numbers of each such group, sorted.
+        """Return the number of rows that repeat another's value, and the sorted row numbers, int64 [N], of each group.
 
         The first ``MOST_NAMED`` groups are returned, by value, and the first ``MOST_NAMED`` rows of each.
         """

@@ -34,7 +34,11 @@ class Report:
         self.starts: list[int] = [0]
 
     def add(self, part: Converted, identities: pa.Table) -> None:
-        """Add the identities of a part's rows; parts come in the order of the source."""
+        """Add the identities of a part's rows; parts come in the order of the source.
+
+        Raises:
+            ValueError: if the part and its identities have different numbers of rows.
+        """
         shards = [(shard.split == "validation", shard.rows) for shard in part.shards]
         validation = np.repeat([split for split, _ in shards], [rows for _, rows in shards]).astype(np.int64)
         if len(validation) != len(identities):

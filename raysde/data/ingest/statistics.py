@@ -17,7 +17,8 @@ class Statistics:
         captions, characters, longest: number of captions, of characters in all of them, and in the longest one.
         labels: number of rows of each label.
         widths, heights: smallest and largest width and height of the source images in pixels.
-        pixels, total, squares: number of pixels, and sums over them of values in [0, 1] and their squares, by channel.
+        pixels: number of pixels.
+        total, squares: sums over pixels of values in [0, 1] and of their squares by channel, float64 [3].
     """
 
     rows: int = 0
@@ -84,7 +85,7 @@ class Statistics:
         return cls(**{**values, **changed})
 
     def summary(self, channels: int) -> dict[str, Any]:
-        """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by channel."""
+        """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by ``channels``."""
         mean = self.total[:channels] / max(1, self.pixels)
         std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))
         return {

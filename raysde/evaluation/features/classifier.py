@@ -28,7 +28,13 @@ HELD_OUT = 10
 
 
 class Classifier(nn.Module):
-    """A CNN from uint8 [B, C, H, W] to features [B, 128] and logits [B, classes]; it halves images to 4 to 7 pixels."""
+    """A CNN from uint8 [B, C, H, W] to features [B, 128] and logits [B, classes]; it halves images to 4 to 7 pixels.
+
+    Args:
+        channels: C, the number of colour channels.
+        shape: (height, width) of the images in pixels.
+        classes: number of classes.
+    """
 
     def __init__(self, channels: int, shape: tuple[int, int], classes: int) -> None:
         super().__init__()
@@ -114,7 +120,7 @@ def open_judge(
 
 
 def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: int) -> Classifier:
-    """Return a classifier with weights drawn from the seed, without touching PyTorch's global generator."""
+    """Return a :class:`Classifier` with weights drawn from the seed, without touching PyTorch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(seed, rng.EVALUATION, 0))
         return Classifier(channels, shape, classes)
@@ -123,7 +129,11 @@ def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: in
 def train_classifier(
     classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Progress | None
 ) -> tuple[int, int]:
-    """Train in place, and return the number of held-out images that it reads correctly and the number of all."""
+    """Train in place, and return the number of held-out images that it reads correctly and the number of all.
+
+    Raises:
+        ValueError: if the data has no training rows, or a row has no label.
+    """
     manifest = reader.manifest
     train = select_rows(manifest, "train", None)
     if manifest.rows_in("validation"):

@@ -23,8 +23,10 @@ Link = str | tuple[str, str]
 
 
 class Unit(nn.Module):
-    """A convolution without bias, batch normalisation and ReLU; it keeps the size unless it strides or ``pad`` is
-    False."""
+    """A convolution without bias, batch normalisation and ReLU: [B, inputs, H, W] -> [B, outputs, H', W'].
+
+    Height and width are kept unless ``stride`` is above 1 or ``pad`` is False.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel = 1, stride: int = 1, pad: bool = True) -> None:
         super().__init__()
@@ -202,7 +204,7 @@ class Inception(nn.Module):
 
 
 def network_with_weights(weights: dict[str, Tensor], source: str) -> Inception:
-    """Return the network with published weights by name, and with a classifier if they include one.
+    """Return the network with published weights by name, of its parameters' shapes; with a classifier if they have one.
 
     Raises:
         ValueError: if the weights do not belong to this network.
@@ -220,6 +222,8 @@ def network_with_weights(weights: dict[str, Tensor], source: str) -> Inception:
 
 def network_of_arrays(values: Sequence[Tensor]) -> Inception:
     """Return the network without a classifier, from the weight, beta, mean and variance of each unit in sequence.
+
+    Each value has the shape of its parameter.
 
     Raises:
         ValueError: if their number or a shape differs.

@@ -165,7 +165,7 @@ def holds_inception(file: Path) -> bool:
 
 
 def fetch_weights(url: str, option: str) -> dict[str, Tensor]:
-    """Return published weights, which torch.hub downloads once and checks by the hash in their name.
+    """Return published weights in their stored shapes; torch.hub downloads them once and checks the hash in their name.
 
     Raises:
         ValueError: if they cannot be fetched, naming the ``option`` that takes a file instead.
@@ -177,7 +177,7 @@ def fetch_weights(url: str, option: str) -> dict[str, Tensor]:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a PyTorch file, which is read with ``weights_only``.
+    """Return the tensors of a safetensors or PyTorch file in their stored shapes, the latter read by ``weights_only``.
 
     Raises:
         ValueError: if it is neither.

@@ -45,6 +45,7 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
+        """The mean of the features, [D]."""
         return self.total / self.count
 
     @property
@@ -72,7 +73,7 @@ class Distance:
 
     Attributes:
         value: |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1^1/2 S_2 S_1^1/2)^1/2), in float64.
-        shift: mu_2 - mu_1.
+        shift: mu_2 - mu_1, [D].
         to_real, to_drawn: factors [D, D] of the optimal maps T between the Gaussians, z^T T z = |factor z|^2.
     """
 
@@ -116,5 +117,11 @@ def frechet_influences(
 
 
 def influence_of_rows(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-    """Return the influence of each image, [N], up to a constant: 2 shift.z + z^T (1 - T) z, z the centred features."""
+    """Return the influence of each image, [N], up to a constant: 2 shift.z + z^T (1 - T) z, z the centred features.
+
+    Args:
+        centred: features less their mean, [N, D].
+        shift: difference of the means, [D].
+        factor: factor of the map T, [D, D], see :class:`Distance`.
+    """
     return 2.0 * centred @ shift + centred.square().sum(dim=1) - (centred @ factor.T).square().sum(dim=1)

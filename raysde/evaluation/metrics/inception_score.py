@@ -27,6 +27,10 @@ def inception_score(logits: Tensor, generator: torch.Generator, splits: int = SP
 
 
 def kl_divergences(log_p: Tensor) -> Tensor:
-    """Return KL(p(class | image) || p(class)) of each image, [N], p(class) being the mean over these images."""
+    """Return KL(p(class | image) || p(class)) in nats of each image, [N], p(class) being the mean over these images.
+
+    Args:
+        log_p: log p(class | image), [N, K].
+    """
     p = log_p.exp()
     return (p * (log_p - p.mean(dim=0).log())).sum(dim=1)

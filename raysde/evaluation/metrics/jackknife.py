@@ -44,7 +44,11 @@ class Influence:
         return Influence({name: found - other.values[name] for name, found in self.values.items()}, self.counts)
 
     def save(self, path: Path) -> None:
-        """Write the influences to a safetensors file."""
+        """Write the influences to a safetensors file.
+
+        Raises:
+            OSError: naming the file, if it cannot be written.
+        """
         save_tensors(path, dict(self.values), {"counts": json.dumps(dict(self.counts))})
 
     @classmethod

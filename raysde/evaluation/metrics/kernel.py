@@ -34,7 +34,7 @@ def polynomial_kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """Return the unbiased estimate of the squared discrepancy between two sets of features, [N, D] each."""
+    """Return the unbiased estimate of the squared discrepancy between two sets of features [N, D], a float64 scalar."""
     n = len(first)
     own = sum(
         (each.sum() - each.diagonal().sum()) / (n * (n - 1))
@@ -50,6 +50,9 @@ def kernel_discrepancy(
 
     Its variance has two parts: the variance over subsets given the images, and the variance of the estimate from all
     images, by the jackknife over each set (Arvesen 1969).
+
+    Args:
+        subsets, size: number of subsets, and of images in each; at most M and N.
     """
     size = min(size, len(real), len(drawn))
     values = []
@@ -101,5 +104,5 @@ def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
 
 
 def kernel_diagonal(features: Tensor) -> Tensor:
-    """Return the kernel of each row with itself, [N]."""
+    """Return the kernel of each row of features [N, D] with itself, float64 [N]."""
     return (features.double().square().sum(dim=1) / features.shape[1] + 1.0) ** 3

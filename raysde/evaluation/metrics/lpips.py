@@ -44,6 +44,9 @@ class Lpips(nn.Module):
     Args:
         features: AlexNet's convolutions.
         heads: channel weights of each layer that is compared, [C].
+
+    Attributes:
+        shift, scale: mean and standard deviation of AlexNet's inputs by channel, [3, 1, 1].
     """
 
     shift: Tensor
@@ -63,7 +66,7 @@ class Lpips(nn.Module):
         return torch.stack([part.mean(dim=(1, 2)) for part in parts]).double().sum(dim=0)
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Return the layers that are compared, [B, C, H, W], normalised to unit length along C."""
+        """Return the layers of uint8 images [B, 3, H, W] that are compared, [B, C, H, W], of unit length along C."""
         x, found = (images.float() / 127.5 - 1.0 - self.shift) / self.scale, []
         for number, layer in enumerate(self.features):
             x = layer(x)

@@ -17,7 +17,7 @@ def find_covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS)
         ValueError: if there are too few features for their neighbours.
     """
     if len(features) <= neighbours:
-        raise ValueError(f"precision and recall need more than {neighbours} images, got {len(features)}")
+        raise ValueError(f"precision and recall need more than {neighbours} images, got {len(features)}; take more")
     features, others = features.double(), others.double()
     radii = torch.cat(
         [row_distances(block, features).kthvalue(neighbours + 1).values for block in features.split(BLOCK)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Projection(Protocol):
-    """A linear map H of images [B, ...] with H H^T = ``scale`` times the identity on measurements."""
+    """A linear map H of images [B, C, H, W] with H H^T = ``scale`` times the identity on measurements."""
 
     @property
     def scale(self) -> float: ...
@@ -29,7 +29,7 @@ class Projection(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Inpainting: some values are known. A measurement has the image's shape and is zero elsewhere.
+    """Inpainting: some values are known. A measurement has the image's shape [B, C, H, W] and is zero elsewhere.
 
     Attributes:
         known: bool, True where known, broadcast against images: [H, W], [B, 1, H, W] or the images' own shape.
@@ -57,7 +57,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Grey:
-    """Colorisation: the mean over channels is known, [B, 1, H, W].
+    """Colorisation: the mean over the channels of images [B, C, H, W] is known, [B, 1, H, W].
 
     The mean is 1 / sqrt(channels) times one coordinate of an orthonormal basis; the others are unknown.
     """
@@ -78,6 +78,8 @@ class Grey:
 @dataclass(frozen=True)
 class AveragePool:
     """Super-resolution: the means of blocks of factor x factor pixels are known, [B, C, H / factor, W / factor].
+
+    ``factor`` divides height and width of the images [B, C, H, W].
 
     Raises:
         ValueError: if ``factor`` is below 1.
@@ -105,6 +107,8 @@ class AveragePool:
 class Chain:
     """Two measurements, ``then`` after ``first``: block means of a grey image, or pixels of a small one.
 
+    ``measure`` maps images [B, C, H, W] to the shape of ``then``'s measurements, ``transpose`` maps those back.
+
     Raises:
         ValueError: if ``first`` is a mask, since the composition's H H^T is then no multiple of the identity.
     """
@@ -114,7 +118,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if isinstance(self.first, Mask):
-            raise ValueError("a mask can only come last in a chain of projections")
+            raise ValueError("a mask can only come last in a chain of projections; give it as then")
 
     @property
     def scale(self) -> float:

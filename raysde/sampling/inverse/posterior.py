@@ -74,9 +74,10 @@ class MomentMatching:
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
-    """Solve ``apply(y)`` = target [B, ...] for y, where ``apply`` is linear and positive definite on each row.
+    """Solve ``apply(y)`` = target [B, ...] for y, of the same shape, by at most ``iterations`` steps.
 
-    A row stops early at a residual of rounding size or a curvature <= 0 (Hestenes and Stiefel 1952).
+    ``apply`` is linear and positive definite on each row. A row stops early at a residual of rounding size or a
+    curvature <= 0 (Hestenes and Stiefel 1952).
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

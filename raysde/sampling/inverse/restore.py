@@ -34,6 +34,8 @@ WAYS: tuple[Way, ...] = ("moment_matching", "replacement")
 class Replacement:
     """A ``project`` that sets H x to alpha y + sigma H eps with new noise eps (Song et al. 2021, appendix I.2).
 
+    A call takes x [B, ...] and the SDE's time t in [0, 1], and returns the shape of x.
+
     Attributes:
         known: the measurement y, [B, ...], of the shape of H x.
         projection: the map H.

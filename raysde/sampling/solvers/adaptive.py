@@ -93,7 +93,9 @@ def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float,
         step = torch.minimum(h, left)
         # negated, so that a NaN step counts as too small
         if ((left > 0.0) & ~(step >= torch.minimum(left, 10.0 * EPS * t.abs()))).any() or not y.isfinite().all():
-            raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
+            raise FloatingPointError(
+                f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}: increase rtol and atol"
+            )
         new, last, error = attempt_step(f, t, y, slope, direction * step, rtol, atol)
         nfe += 6
         # reject a trial step that is not finite, with the smallest next step

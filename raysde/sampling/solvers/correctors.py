@@ -13,11 +13,12 @@ from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import expand
 
 Norms = Callable[[Tensor], Tensor]
+"""A callable that maps x [B, ...] to the norms [B] by which a corrector sets its step size."""
 Correct = Callable[[Walk, Tensor, int, float, Norms], tuple[Tensor, Tensor]]
 
 
 def own_norms(x: Tensor) -> Tensor:
-    """Return the norm of each image, [B], so that images do not depend on each other.
+    """Return the norm of each image of x [B, ...], [B], so that images do not depend on each other.
 
     A step size that depends on x widens the distribution: here its variance by a fraction 2 / d for d pixels.
     """
@@ -26,7 +27,10 @@ def own_norms(x: Tensor) -> Tensor:
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    """Return the batch mean of the norms, [B], as Song et al. do; a single norm is too noisy in two dimensions."""
+    """Return the batch mean of the norms of x [B, ...], repeated to [B], as Song et al. do.
+
+    A single norm is too noisy in two dimensions.
+    """
     return own_norms(x).mean().expand(len(x))
 
 

@@ -3,7 +3,8 @@
 They integrate over lambda = log(alpha / sigma), so they apply to every SDE. With h = lambda_s - lambda_t > 0, the flow
 from t to s in terms of the predicted x0 is ``x_s = sigma_s / sigma_t x_t + sigma_s int e^lambda x0(lambda) dlambda``
 (Lu et al. 2022b, arXiv 2211.01095, eq. 8). Each class keeps predictions of earlier steps and starts at lower orders. A
-step costs one network evaluation. Steps return x with their noise and without it, as every ``Stepper``.
+step costs one network evaluation. Steps map x [B, ...] and a time's index to x with their noise and without it, as
+every ``Stepper``.
 """
 
 import math
@@ -22,6 +23,7 @@ class Ddim:
     """The DDIM step x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z with c = eta b sigma_s / sigma_t.
 
     eta = 0 is deterministic, eta = 1 the ancestral step (Song, Meng and Ermon 2021, arXiv 2010.02502, eq. 12 and 16).
+    A call is a ``Stepper``: it maps x [B, ...] to x and its mean, both of the shape of x.
     """
 
     def __init__(self, walk: Walk, eta: float) -> None:
@@ -40,6 +42,8 @@ class Ddim:
 class Multistep:
     """The base class of multistep solvers: past predictions with their lambdas, and the order of a step.
 
+    A call is a ``Stepper``: it maps x [B, ...] to x and its mean, both of the shape of x.
+
     Args:
         order: the highest order used.
     """
@@ -55,6 +59,7 @@ class Multistep:
         return min(self.order, len(self.past), left)
 
     def remember(self, index: int, prediction: Tensor) -> None:
+        """Keep the prediction at time ``index``, of the shape of x, in place of the oldest one."""
         self.past.appendleft((self.walk.half_log_snr[index], prediction))
 
 

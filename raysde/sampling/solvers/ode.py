@@ -64,6 +64,8 @@ def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 class EdmHeun:
     """Heun's step after adding noise (Karras et al. 2022, algorithm 2), for any SDE through sigma / alpha.
 
+    A call is a ``Stepper``: it maps x [B, ...] to x and its mean, both of the shape of x.
+
     Args:
         churn: S_churn, the total noise added over all steps.
         churn_low, churn_high: range of sigma / alpha in which noise is added (S_tmin, S_tmax).

@@ -47,5 +47,5 @@ def ancestral(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def none(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Return x twice, unchanged, for sampling by a corrector alone."""
+    """Return x [B, ...] twice, unchanged, for sampling by a corrector alone."""
     return x, x

@@ -9,7 +9,10 @@ from raysde.rng import Noise
 from raysde.sde import SDE, Score
 
 Stepper = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""A callable ``step(x, i)`` that moves x from the grid's time i to time i + 1, with the step's noise and without it."""
+"""A callable ``step(x, i)`` that moves x from the grid's time i to time i + 1, with the step's noise and without it.
+
+x and both results are [B, ...].
+"""
 
 
 class Walk:
@@ -19,7 +22,7 @@ class Walk:
 
     Args:
         score: ``score(x_t, t)`` with x_t [B, ...] and t [B].
-        times: falling times, float64.
+        times: falling times, float64 [steps + 1].
         noise: returns standard normal noise of the shape of its argument.
 
     Attributes:

@@ -129,7 +129,11 @@ def claim_folder(source: Path, out: Path) -> None:
 
 
 def write_table(path: Path, found: Settled) -> None:
-    """Write all settings with their metrics as CSV, the best first."""
+    """Write all settings with their metrics as CSV, the best first.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written.
+    """
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
     with write_atomically(path, "the table") as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)

@@ -157,10 +157,14 @@ def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool)
     method = Method(**make_method(settings))
     method.check(sde)
     if method.nfe is None:
-        raise ValueError(f"solver {method.solver} chooses its own steps, so its cost is unknown in advance")
+        raise ValueError(
+            f"solver {method.solver} chooses its own steps, so its cost is unknown in advance; leave it out"
+        )
     guided = settings.get("guidance", 1.0) != 1.0
     if guided and not conditional:
-        raise ValueError(f"guidance={settings['guidance']} needs a model with captions or labels, this one has none")
+        raise ValueError(
+            f"guidance={settings['guidance']} needs a model with captions or labels, this one has none; leave it out"
+        )
     read = {"solver", "steps", "grid", "corrector", "denoise", "guidance", *method.kind.settings}
     read |= {"rho"} if method.grid_for(sde) == "edm" else set()
     read |= set(CORRECTED) if method.correction is not None else set()
@@ -170,7 +174,11 @@ def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool)
 
 
 def count_evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
-    """Return the network evaluations for each image; guidance doubles them at the times where it applies."""
+    """Return the network evaluations for each image; guidance doubles them at the times where it applies.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
     method = Method(**make_method(drawing))
     assert method.nfe is not None
     times = method.times(sde)[:-1]

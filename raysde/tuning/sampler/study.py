@@ -77,7 +77,7 @@ class Study:
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def question(self, candidate: Candidate, samples: int) -> Question:
-        """Return the evaluation of a candidate; candidates differ in their sampler settings alone.
+        """Return the evaluation of a candidate on ``samples`` images; candidates differ in sampler settings alone.
 
         Raises:
             ValueError: if the images are too few for the metric.
@@ -144,7 +144,7 @@ class Study:
         return choose_network(reader, model, features, cache, allow_code=self.allow_code).hash
 
     def key(self, candidate: Candidate, samples: int) -> str:
-        """Return a hash of everything that a measurement depends on, which names its file."""
+        """Return a hash of everything that a measurement on ``samples`` images depends on, which names its file."""
         folder = Path(self.models[candidate.average])
         weights = checkpoint.read_description(folder).files["ema.safetensors"]
         fingerprint = read_manifest(self.data).fingerprint

@@ -53,7 +53,11 @@ class Settled:
     better: Better
 
     def behind(self, outcome: CandidateOutcome) -> Margin | None:
-        """Return the margin of the best over another candidate; None for itself and for those of earlier rounds."""
+        """Return the margin of the best over another candidate; None for itself and for those of earlier rounds.
+
+        Raises:
+            ValueError: if the two cannot be compared.
+        """
         if outcome is self.best or outcome.figure.samples != self.best.figure.samples:
             return None
         return compare_paired(self.best, outcome, self.better)
@@ -123,7 +127,11 @@ def compare_paired(first: CandidateOutcome, second: CandidateOutcome, better: Be
 
 def choose_winner(outcomes: Sequence[CandidateOutcome], better: Better) -> CandidateOutcome:
     """Return the cheapest of the ranked outcomes that the first is not ahead of beyond the interval; of equally cheap
-    ones the better."""
+    ones the better.
+
+    Raises:
+        ValueError: if two of them cannot be compared.
+    """
     tied = [outcomes[0], *(each for each in outcomes[1:] if compare_paired(outcomes[0], each, better).low <= 0.0)]
     return min(tied, key=lambda each: each.candidate.evaluations)
 

@@ -26,7 +26,13 @@ REFUSED = {
 
 
 class SweepSettings(BaseModel):
-    """Settings of a sweep; the keys of its YAML file have the same names."""
+    """Settings of a sweep; the keys of its YAML file have the same names.
+
+    Attributes:
+        trials, concurrent: number of trials, and of trials at a time; None for the default.
+        seed: seed of the search, in [0, 2^32).
+        reduction: ASHA's reduction factor, above 1: about one trial in ``reduction`` passes each rung.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -88,7 +88,9 @@ def open_source(
             f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column out"
         )
     if images is not None and kind != "parquet":
-        raise ValueError(f"images {images} is given, but source {path} is not of Parquet files with paths")
+        raise ValueError(
+            f"images {images} is given, but source {path} is not of Parquet files with paths; leave --images out"
+        )
     images = None if images is None else folder_root(images)
     contents = _open_contents(listing, kind, part_rows, order, images, words)
     if contents.faults and missing == "refuse":
@@ -110,7 +112,9 @@ def _check_options(part_rows: int, order: Order, caption_template: str | None) -
     if order not in ("random", "source"):
         raise ValueError(f"order is {order!r}, expected 'random' or 'source'")
     if caption_template is not None and "{label}" not in caption_template:
-        raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
+        raise ValueError(
+            f"caption_template {caption_template!r} does not hold {{label}}; write it where the label goes"
+        )
 
 
 def recognise_kind(listing: Listing) -> SourceKind:

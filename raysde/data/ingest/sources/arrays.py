@@ -20,7 +20,14 @@ OTHER_TOKENS = {"t10k", "test", "testing", "val", "valid", "validation"}
 
 @dataclass
 class ArrayPart:
-    """A range of rows of an array of images, as a part of a source."""
+    """A range of rows of an array of images, as a part of a source.
+
+    Attributes:
+        images: array of images, uint8 [N, H, W] or [N, H, W, C].
+        labels: array of their labels, [N] or [N, 1]; None if there are none.
+        first, count: number of the part's first row, from 0, and number of its rows.
+        name: name of the part.
+    """
 
     images: Array
     labels: Array | None
@@ -136,6 +143,7 @@ def _find_labels(listing: Listing, images: Array) -> Array | None:
     if len(exact or found) > 1:
         raise ValueError(
             f"source {listing.given}: several labels for {images.title}: {summarise_names([t.title for t in found])}"
+            "; keep one of them"
         )
     return open_array(listing, (exact or found)[0]) if found else None
 

@@ -41,7 +41,7 @@ class FolderImage:
 
 @dataclass
 class FolderPart:
-    """Some images of a folder, as a part of a source."""
+    """Some images of a folder, ``count`` of them, as a part of a source."""
 
     root: str
     name: str

@@ -223,7 +223,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def group_by_size(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
-    """Group neighbours up to a total size of ``least``, or one item if it is larger; return (start, stop) of each."""
+    """Group neighbours up to a total size of ``least``, or one item if it is larger; return (start, stop) of each.
+
+    ``sizes`` and ``least`` have the same unit, such as bytes.
+    """
     result: list[tuple[int, int]] = []
     start = held = 0
     for number, size in enumerate(sizes):

@@ -148,7 +148,7 @@ def _read_numpy_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(source)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which would be unpickled")
+        raise ValueError("it holds Python objects, which would be unpickled; save an array of numbers or strings")
     if fortran and len(shape) > 1:
         raise ValueError("it is in Fortran order; save numpy.ascontiguousarray of it")
     return shape, dtype, source.tell()

@@ -189,7 +189,9 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
     if columns is None or not rows:
         raise ValueError(f"source {listing.given} holds no row")
     if images is not None and columns.form == "bytes":
-        raise ValueError(f"images {images} is given, but column {columns.image!r} holds the images themselves")
+        raise ValueError(
+            f"images {images} is given, but column {columns.image!r} holds the images themselves; leave --images out"
+        )
     return Contents(parts, rows, tuple(_list_remarks(listing, columns)))
 
 

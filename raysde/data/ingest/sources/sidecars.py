@@ -93,5 +93,9 @@ def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tup
 
 
 def text_captions(text: str) -> tuple[str, ...]:
-    """Return the captions of a text file, one a line."""
+    """Return the captions of a text file, one a line.
+
+    Raises:
+        ValueError: if one holds half a surrogate pair, which UTF-8 cannot express.
+    """
     return clean_captions(text.split("\n"))

@@ -164,7 +164,7 @@ class TarSample:
 
 @dataclass
 class TarPart:
-    """One archive as a part of a source."""
+    """One archive as a part of a source; ``count`` is None, as the number of samples is unknown before reading."""
 
     root: str
     name: str
@@ -172,7 +172,11 @@ class TarPart:
     count: int | None = None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the samples in order, and last a :class:`Bad` with the archive's name if it is damaged or cut short."""
+        """Yield the samples in order, and last a :class:`Bad` with the archive's name if it is damaged or cut short.
+
+        Raises:
+            ValueError: if files of other samples separate an image from its captions or label.
+        """
         with self._stream() as stream:
             yield from read_tar(stream, self.name, self.words)
 
