@@ -1,17 +1,16 @@
 """Clients of obstore: the addresses, options and credentials of pyarrow, or none."""
 
 import json
-import os
 from pathlib import Path
 
 import certifi
 import pytest
 
-from raysde.io import object_clients, ranges
+from raysde.io import object_clients
 from raysde.io.filesystems import open_filesystem
 from raysde.io.object_clients import open_client
 from raysde.io.ranges import read_range
-from tests.support.counted_store import KEYS, CountedStore, Files
+from tests.support.counted_store import CountedStore, Files, set_keys_alone
 
 CONTENT = bytes(range(256)) * 40
 S3 = "s3://bucket/?region=us-east-1"
@@ -19,14 +18,7 @@ S3 = "s3://bucket/?region=us-east-1"
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch) -> None:
-    """Set keys, and no other variable that clients read."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    ranges._open_bucket.cache_clear()
+    set_keys_alone(monkeypatch)
 
 
 def config_of(uri: str) -> dict:

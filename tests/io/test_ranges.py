@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 from raysde.io import object_clients, ranges
 from raysde.io.filesystems import open_filesystem, write_bytes
 from raysde.io.ranges import read_range
-from tests.support.counted_store import KEYS, CountedStore, moto_store, refuse, stall
+from tests.support.counted_store import CountedStore, moto_store, refuse, set_keys_alone, stall
 from tests.support.paths import ROOT
 
 CONTENT = bytes(range(256)) * 40
@@ -31,13 +31,7 @@ def server():
 @pytest.fixture
 def store(server, monkeypatch) -> CountedStore:
     """Return a store with the object ``a/b``, as a process finds it that has read nothing."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    ranges._open_bucket.cache_clear()
+    set_keys_alone(monkeypatch)
     server.requests.clear()
     return server
 

@@ -1,6 +1,7 @@
 """An S3 server on threads of this process that counts requests."""
 
 import hashlib
+import os
 import re
 import threading
 import time
@@ -19,10 +20,23 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from raysde.io import ranges
+
 KEYS = {
     "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true",
     "NO_PROXY": "127.0.0.1",
 }  # fmt: skip
+
+
+def set_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set ``KEYS`` and no other variable that clients read, as for a process that has read nothing."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    ranges._open_bucket.cache_clear()
 
 
 @dataclass(frozen=True)
