@@ -37,8 +37,9 @@ test-mathematics: $(STAMP)
 coverage: COVERAGE := --cov --cov-report=term
 coverage: test-mathematics
 
+# Two files at a time, since a local cluster mostly waits for its own start and end.
 test-processes: $(STAMP)
-	$(PYTEST) $(OWN_PROCESSES)
+	$(PYTEST) -n 2 --dist loadfile $(OWN_PROCESSES)
 
 # The kernels of other processors: torch, oneDNN and MKL choose theirs by these variables; and two threads, in one
 # process, since threads that wait for each other on the same core are many times slower.

@@ -1,7 +1,6 @@
 """The training stream without a cluster: blocks as its tasks make them, and as each worker regroups them."""
 
 import pickle
-import tracemalloc
 from dataclasses import replace
 from itertools import islice
 
@@ -17,6 +16,7 @@ from raysde.data.batches.plan import Plan
 from raysde.data.batches.reference import DataReference
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.view import View
+from tests.support.memory import peak_bytes
 
 START, STOP, STEPS = 4, 11, 3
 
@@ -123,12 +123,9 @@ def test_pixels_are_decoded_into_the_block_and_not_copied(spec):
     large = replace(spec, data=replace(spec.data, view=View(shape=(256, 256))))
     block = Block(6, 9, 0)
     make_block(large, block)  # opens the data set
-    arrow = pa.total_allocated_bytes()
-    tracemalloc.start()
+    peak = peak_bytes(lambda: make_block(large, block))
+    size, arrow = 12 * 256 * 256, pa.total_allocated_bytes()
     table = make_block(large, block)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    size = 12 * 256 * 256
     assert size <= peak + pa.total_allocated_bytes() - arrow < 1.3 * size
     pixels = table.column("image").chunk(0).buffers()[2]
     for batch in from_table(table, 1):

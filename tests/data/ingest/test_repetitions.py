@@ -1,9 +1,10 @@
 """The report's repeated rows: equal to a computation in memory, whether pairs are spilled or not, in bounded memory."""
 
 import hashlib
-import tracemalloc
+import tempfile
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from raysde.data.ingest.identities import forget_unfinished, hash_text, read_ide
 from raysde.data.ingest.repetitions import Repetitions
 from raysde.data.ingest.report import Report
 from raysde.data.ingest.statistics import Statistics
+from tests.support.memory import peak_bytes
 
 
 def make_part(out, number, rows, rng):
@@ -103,17 +105,15 @@ def test_of_many_groups_the_first_are_named(tmp_path, monkeypatch, held):
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch, kinds):
     """Ten times the rows take the same memory, if all differ and if nearly all are equal."""
     monkeypatch.setattr(repetitions, "HELD", 4000)
-    peaks = []
-    for number, count in enumerate((20_000, 200_000)):
-        (tmp_path / str(number)).mkdir()
-        rng, found = np.random.default_rng(0), Repetitions(tmp_path / str(number))
-        tracemalloc.start()
+
+    def collect(count):
+        rng, found = np.random.default_rng(0), Repetitions(Path(tempfile.mkdtemp(dir=tmp_path)))
         for start in range(0, count, 1000):
             values = rng.integers(0, kinds, 1000, dtype=np.uint64) << np.uint64(1)
             found.add(values, np.arange(start, start + 1000))
         found.find()
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+
+    peaks = [peak_bytes(lambda: collect(20_000)), peak_bytes(lambda: collect(200_000))]
     assert peaks[1] < 1.5 * peaks[0]
     assert peaks[1] < 20 * 16 * 4000
 
@@ -122,15 +122,13 @@ def test_a_report_keeps_no_rows(tmp_path, monkeypatch):
     """Parts are dropped once they are added: ten times the parts take a few bytes a part more."""
     monkeypatch.setattr(repetitions, "HELD", 2000)
     part, _ = make_part(tmp_path, 0, 500, np.random.default_rng(0))
-    identities, peaks = read_identities(str(tmp_path), 0), []
-    for count in (20, 200):
-        folder = tmp_path / f"spill-{count}"
-        folder.mkdir()
-        report = Report(str(tmp_path), folder)
-        tracemalloc.start()
+    identities = read_identities(str(tmp_path), 0)
+
+    def collect(count):
+        report = Report(str(tmp_path), Path(tempfile.mkdtemp(dir=tmp_path)))
         for number in range(count):
             report.add(replace(part, number=number), identities)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+
+    peaks = [peak_bytes(lambda: collect(20)), peak_bytes(lambda: collect(200))]
     assert peaks[1] - peaks[0] < 200 * 200
     assert reports.VALIDATION > 0
