@@ -100,7 +100,7 @@ def proxy(tmp_path, empty_store, monkeypatch):
 @pytest.mark.slow
 def test_a_model_is_sent_once_through_a_proxy_that_answers_late(proxy, tmp_path, monkeypatch):
     """The file's time-out is that of a transfer, and afterwards small requests are short again. With the short time-out
-    the client sends the file three times and fails."""
+    the client sends the first file, in any order, three times and fails."""
     folder = tmp_path / "step_1"
     write_model(folder, 1, text=None)
     client = tracking.connect_client(proxy.uri)
@@ -118,4 +118,4 @@ def test_a_model_is_sent_once_through_a_proxy_that_answers_late(proxy, tmp_path,
         patched.setattr(publishing, "wait_for_transfer", lambda size: tracking.report_server_errors(proxy.uri))
         with pytest.raises((MlflowException, RuntimeError)):
             registry.publish_checkpoint(client, folder, run_id=run_id, name="again", alias=None)
-    assert proxy.files["PUT", "ema.safetensors"] == 4
+    assert max(count for (method, _), count in proxy.files.items() if method == "PUT") == 4  # of the first file
