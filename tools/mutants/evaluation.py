@@ -38,7 +38,7 @@ MUTANTS = [
     Mutant("PSNR of the known part", "raysde.evaluation.held_out:compare_images", "psnr(images[place], truth[place])", "psnr(images, truth)", HELD_OUT + " -k 'hole'"),
     Mutant("training rows for held-out ones", "raysde.evaluation.held_out:choose_unseen_rows", 'select_rows(reader.manifest, "validation", count)', 'select_rows(reader.manifest, "train", count)', HELD_OUT + " -k 'held_out_ones'"),
     Mutant("one dequantisation for every part", "raysde.evaluation.held_out:measure_likelihoods", "rng.EVALUATION, 4, first)", "rng.EVALUATION, 4)", HELD_OUT + " -k 'likelihoods'"),
-    Mutant("a higher LPIPS is better", "raysde.evaluation.metric:LOWER", 'LOWER = ("fid", "kid", "lpips", *PERCEPTUAL,', 'LOWER = ("fid", "kid", "lpips", *PERCEPTUAL[2:],', LPIPS + " -k 'command'"),
+    Mutant("a higher LPIPS is better", "raysde.evaluation.metric:LOWER", '"lpips", *PERCEPTUAL,', '"lpips", *PERCEPTUAL[2:],', LPIPS + " -k 'command'"),
     Mutant("all churn on what is denoised", "raysde.evaluation.held_out:measure_denoising.run", 'given["churn"] = method.churn_of(len(times) - 1)', "pass", HELD_OUT + " -k 'churn'"),
     Mutant("squared levels of 255", "raysde.evaluation.held_out:mse", "(images.double() - truth.double()) / 255.0", "(images.double() - truth.double())", HELD_OUT + " -k 'mse'"),
     Mutant("a covariance by N", "raysde.evaluation.metrics.frechet:Moments.covariance", "/ (self.count - 1)", "/ self.count", STATISTICS + " -k 'fid or moments'"),
