@@ -308,6 +308,8 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         )
     if "clip_score" in question.metrics and not conditions.captions:
         raise ValueError("clip_score: needs a model that takes captions; leave it out of --metrics")
+    if question.memorises:
+        memorisation.choose_rows(reader)
     if question.compares or set(question.metrics) & set(pretrained.COMPARING):
         question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):

@@ -65,6 +65,26 @@ class MirroredRows(Rows):
         return MeasuredRange(first, {"features": self.network(images)[0], "mirrored": self.network(images.flip(-1))[0]})
 
 
+def choose_rows(reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers of all training images and of up to HELD_OUT random held-out images, int64 [N] each.
+
+    Raises:
+        ValueError: if the data has no validation split, or too few images in a split.
+    """
+    unseen, training = choose_unseen_rows(reader, HELD_OUT), select_rows(reader.manifest, "train", None)
+    if len(unseen) < 2 * LEAST_CALIBRATING:
+        raise ValueError(
+            f"{NAME}: {len(unseen)} images in the validation split of {reader.manifest.path} are too few, one half "
+            f"calibrates the threshold; it needs at least {2 * LEAST_CALIBRATING}: ingest with a larger --validation"
+        )
+    if len(training) < NEIGHBOURS:
+        raise ValueError(
+            f"{NAME}: {len(training)} training images at {reader.manifest.path} are too few, it compares with the "
+            f"{NEIGHBOURS} nearest ones; leave it out of --metrics"
+        )
+    return training, unseen
+
+
 def open_rows(reader: Reader, shape: tuple[int, int], network: FeatureNetwork) -> dict[str, Rows]:
     """Return the training and the held-out images by the names of their work.
 
@@ -72,24 +92,10 @@ def open_rows(reader: Reader, shape: tuple[int, int], network: FeatureNetwork) -
         shape: (height, width) of the model's images.
 
     Raises:
-        ValueError: if the data has no validation split, or too few images in a split.
+        ValueError: as :func:`choose_rows`.
     """
-    unseen = choose_unseen_rows(reader, HELD_OUT)
-    if len(unseen) < 2 * LEAST_CALIBRATING:
-        raise ValueError(
-            f"{NAME}: {len(unseen)} images in the validation split of {reader.manifest.path} are too few, one half "
-            f"calibrates the threshold; it needs at least {2 * LEAST_CALIBRATING}: ingest with a larger --validation"
-        )
-    training = select_rows(reader.manifest, "train", None)
-    if len(training) < NEIGHBOURS:
-        raise ValueError(
-            f"{NAME}: {len(training)} training images at {reader.manifest.path} are too few, it compares with the "
-            f"{NEIGHBOURS} nearest ones; leave it out of --metrics"
-        )
-    return {
-        TRAINING: Rows(reader, training, shape, network),
-        UNSEEN: MirroredRows(reader, unseen, shape, network),
-    }
+    training, unseen = choose_rows(reader)
+    return {TRAINING: Rows(reader, training, shape, network), UNSEEN: MirroredRows(reader, unseen, shape, network)}
 
 
 @dataclass(frozen=True)
