@@ -50,7 +50,7 @@ def test_the_threshold_is_the_largest_rank_of_at_most_a_twentieth(count, rank):
 
 
 def test_further_images_lie_below_the_threshold_as_often_as_expected():
-    """Of 4,000 repeats with 39 calibrating images, the mean share has the standard error of the beta distribution."""
+    """The mean share of 4,000 repeats with 39 calibrating images has the standard error of the beta distribution."""
     g = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(4000):
