@@ -193,8 +193,8 @@ def move_bench(bench: Bench, device: str) -> Bench:
     for each in (bench.drawer, bench.held):
         if each is not None:
             each.model.to(device)
-    if bench.real is not None:
-        bench.real.network.module.to(device)
+    for network in bench.networks:
+        network.module.to(device)
     if bench.held is not None and bench.held.lpips is not None:
         bench.held.lpips.module.to(device)
     if bench.drawer is not None and bench.drawer.judge is not None:

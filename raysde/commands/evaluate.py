@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysde.commands.closest_pairs import describe_memorisation, name_pairs, save_pairs
 from raysde.commands.model_options import (
     Options,
     add_model_options,
@@ -37,6 +38,12 @@ EXAMPLES = """examples:
   ray job submit --working-dir . -- python jobs/evaluate.py models:/photos@candidate --data s3://bucket/photos \\
         --tracking-uri https://mlflow.example.org --samples 50000 --workers 8 --output ~/report.json
         the same metrics from eight workers of a cluster: on one GPU each if it has some, otherwise on its CPUs
+  raysde evaluate models:/photos@candidate --data ~/raysde/photos --clip ~/clip-vit-large-patch14 \
+        --dinov2 ~/dinov2-large --metrics fd_dinov2,cmmd,clip_score
+        quality and agreement with the captions in current networks; fetch the weights once, such as by
+        `hf download facebook/dinov2-large --local-dir ~/dinov2-large`
+  raysde evaluate models:/photos@candidate --data ~/raysde/photos --features ~/dinov2-large --metrics memorised
+        does the model draw training images? --data must be the data that it was trained on, with held-out images
 
 The metrics:
   fid        Fréchet distance of features: the usual metric, biased upwards by few images; at least 2,048 of each
@@ -44,6 +51,11 @@ The metrics:
   is         inception score: rewards sharp and varied images; does not use real images
   precision  fraction of samples that lie among real images: fidelity
   recall     fraction of real images that lie among samples: variety
+  fd_dinov2  Fréchet distance of DINOv2 features (needs --dinov2): agrees with people better than fid; at least 2,048
+  cmmd       kernel distance of CLIP embeddings (needs --clip): unbiased, for any number of images
+  clip_score 100 cos of the CLIP embeddings of sample and caption (needs --clip and a model of captions)
+  memorised  fraction of samples as near to a training image as the nearest 5% of held-out images are; about 0.05 for a
+             model that memorises nothing. Writes a picture of the closest pairs beside the report
   accuracy   fraction of samples that a classifier of real images assigns to the requested label
   bpd        bits per dimension of held-out images, an upper bound; takes minutes per hundred images
   denoised_psnr, denoised_mse, denoised_ssim, denoised_lpips
@@ -102,8 +114,15 @@ def add_network_options(group: Options) -> None:
         default="inception",
         metavar="NETWORK",
         help="inception (default: the FID Inception network, downloaded once), a file of its weights (.safetensors, "
-        ".pth), judge (a classifier of --data's labels), or with --allow-code a TorchScript file or module:name",
+        ".pth), a folder of transformers' DINOv2 or CLIP, judge (a classifier of --data's labels), or with "
+        "--allow-code a TorchScript file or module:name",
     )
+    for name, kind, metrics in (("clip", "CLIPModel", "clip_score and cmmd"), ("dinov2", "Dinov2Model", "fd_dinov2")):
+        group.add_argument(
+            f"--{name}",
+            metavar="FOLDER",
+            help=f"weights of transformers' {kind} for {metrics}: a folder with config.json and model.safetensors",
+        )
     group.add_argument(
         "--lpips",
         default="alexnet",
@@ -160,7 +179,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
         lpips=args.lpips,
         rtol=args.bpd_rtol,
         atol=args.bpd_atol,
+        clip=args.clip,
+        dinov2=args.dinov2,
     )
+    picture = name_pairs(target)
+    if question.memorises:
+        check_writable(picture, "--output")
     folder, subject = resolve_with_subject(args.model, args.tracking_uri)
     load, cache = make_loader(args, args.workers), Path(args.cache).expanduser()
     model, guide = load(str(folder)), None if args.autoguide is None else load(args.autoguide)
@@ -179,6 +203,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
         )
     report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
     print(format_figures(answer.figures))
+    if answer.pairs is not None:
+        print(describe_memorisation(report["memorisation"]))
+        save_pairs(answer.pairs, picture)
+        report["memorisation"]["picture"] = picture
     write_json(target, report)
     print(f"report {target}")
     if subject.run_id is not None:

@@ -23,6 +23,8 @@ REFUSED = {
 """Keys that a config.json must not have."""
 UNREADABLE = (*UNFIT, StrictDataclassError)
 """Exceptions that transformers raises for folders that it cannot load."""
+TEXT = "text.path"
+"""Recipe key of a model's text encoder, which error messages name."""
 INPUTS = ("input_ids", "attention_mask")
 """Arguments that an encoder must accept."""
 
@@ -34,7 +36,7 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
         ValueError: if it cannot be loaded completely, or has fewer positions than ``max_tokens``.
     """
     config = check_pretrained(text)
-    _check_weights(text.path)
+    check_weights(text.path)
     try:
         encoder, found = _choose_auto_class(config).from_pretrained(
             text.path,
@@ -47,7 +49,7 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
         )
     except UNREADABLE as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {error_line(error)}") from error
-    _check_complete(text.path, encoder, found)
+    check_complete(text.path, encoder, found)
     return TextEncoder(encoder, trainable=text.trainable)
 
 
@@ -58,7 +60,7 @@ def check_pretrained(text: PretrainedText) -> Any:
         ValueError: if there is no encoder, its configuration names code to run, it reads no tokens, a folder has no
             weights in safetensors format, or it has fewer positions than ``max_tokens``.
     """
-    _check_code(text.path)
+    check_no_code(text.path)
     pretrained_tokenizer(text.path)
     try:
         config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
@@ -71,7 +73,7 @@ def check_pretrained(text: PretrainedText) -> Any:
             "another model, such as openai/clip-vit-base-patch32"
         )
     if os.path.isdir(text.path):  # for a model on the hub this would download the weights
-        _check_weights(text.path)
+        check_weights(text.path)
     positions = _count_positions(encoder)
     if positions is not None and text.max_tokens > positions:
         raise ValueError(
@@ -80,8 +82,11 @@ def check_pretrained(text: PretrainedText) -> Any:
     return config
 
 
-def pretrained_tokenizer(path: str) -> Any:
+def pretrained_tokenizer(path: str, key: str = TEXT) -> Any:
     """Load the tokenizer beside a pretrained encoder, without running code from its folder.
+
+    Args:
+        key: the recipe key or option that gave ``path``, for the message.
 
     Raises:
         ValueError: if there is none.
@@ -89,7 +94,7 @@ def pretrained_tokenizer(path: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except UNREADABLE as error:
-        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {error_line(error)}") from error
+        raise ValueError(f"{key} {path!r}: no tokenizer can be loaded: {error_line(error)}") from error
 
 
 def build_empty_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
@@ -126,10 +131,16 @@ def _count_positions(encoder: nn.Module) -> int | None:
     return min(sizes, default=None)
 
 
-def _check_code(path: str) -> None:
-    """Raise ValueError if a folder's configuration needs code or files other than transformers' own.
+def check_no_code(path: str, key: str = TEXT) -> None:
+    """Check that a folder's configuration needs no code or files other than transformers' own.
 
     A missing folder is left to the loaders, whose message names it.
+
+    Args:
+        key: the recipe key or option that gave ``path``, for the message.
+
+    Raises:
+        ValueError: if it names code or a weights file of its own, or cannot be read.
     """
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -141,38 +152,50 @@ def _check_code(path: str) -> None:
             content = read(path)
             named = [key for key in REFUSED if content.get(key)]
         except UNREADABLE as error:
-            raise ValueError(f"text.path {path!r}: its {file} cannot be read: {error_line(error)}") from error
+            raise ValueError(f"{key} {path!r}: its {file} cannot be read: {error_line(error)}") from error
         if named:
-            raise ValueError(f"text.path {path!r}: {file} names {REFUSED[named[0]]} ({named[0]})")
+            raise ValueError(f"{key} {path!r}: {file} names {REFUSED[named[0]]} ({named[0]})")
 
 
-def _check_weights(path: str) -> None:
+def check_weights(path: str, key: str = TEXT) -> None:
+    """Check that a folder holds weights in safetensors format.
+
+    Args:
+        key: the recipe key or option that gave ``path``, for the message.
+
+    Raises:
+        ValueError: if it holds none.
+    """
     if not weight_files(path):
         raise ValueError(
-            f"text.path {path!r} holds no weights in safetensors format; pytorch_model.bin is a pickle, which is "
+            f"{key} {path!r} holds no weights in safetensors format; pytorch_model.bin is a pickle, which is "
             "never loaded: convert it with transformers' save_pretrained"
         )
 
 
-def _check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the weights are those of the configuration beside them.
+def check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any], key: str = TEXT) -> None:
+    """Check that the weights are those of the configuration beside them.
 
     transformers initialises missing weights at random and ignores layers beyond the configured ones. The pooler is not
     used. Weights outside the encoder are allowed: a task's head, a decoder, the image half of CLIP.
+
+    Args:
+        found: loading information of ``from_pretrained``.
+        key: the recipe key or option that gave ``path``, for the message.
+
+    Raises:
+        ValueError: naming one weight that is missing, of another shape, or of a layer too many.
     """
     kind = type(encoder).__name__
     if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        raise ValueError(f"text.path {path!r} lacks {len(lost)} weights of {kind}: {lost[0]}; copy the whole model")
+        raise ValueError(f"{key} {path!r} lacks {len(lost)} weights of {kind}: {lost[0]}; copy the whole model")
     if others := sorted(mismatch[0] for mismatch in found["mismatched_keys"]):
         raise ValueError(
-            f"text.path {path!r}: {len(others)} weights of {kind} have other shapes than its config.json says: "
-            f"{others[0]}"
+            f"{key} {path!r}: {len(others)} weights of {kind} have other shapes than its config.json says: {others[0]}"
         )
     own = {_strip_layer_number(name) for name in encoder.state_dict()}
     if over := sorted(name for name in found["unexpected_keys"] if _strip_layer_number(name) in own):
-        raise ValueError(
-            f"text.path {path!r} has {len(over)} weights of more layers than its config.json says: {over[0]}"
-        )
+        raise ValueError(f"{key} {path!r} has {len(over)} weights of more layers than its config.json says: {over[0]}")
 
 
 def _strip_layer_number(name: str) -> str:

@@ -10,8 +10,9 @@ from raysde import rng
 from raysde.evaluation.features.classifier import Judge
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics import frechet
+from raysde.evaluation.metrics.cmmd import SCALE, SIGMA, clip_discrepancy
 from raysde.evaluation.metrics.inception_score import SPLITS, inception_score
-from raysde.evaluation.metrics.intervals import normal_interval, wilson_interval
+from raysde.evaluation.metrics.intervals import mean_and_error, normal_interval, wilson_interval
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.metrics.kernel import kernel_discrepancy
 from raysde.evaluation.metrics.precision_recall import NEIGHBOURS, find_covered
@@ -50,14 +51,67 @@ def fid(found: Measured, *, allow_few: bool = False) -> Metric:
     drawn, real = frechet.Moments.of(found.features), found.reference.moments
     frechet.check_count(drawn.count, "drawn images", allow_few)
     frechet.check_count(real.count, "real images", allow_few)
-    distance = frechet.frechet_distance(real, drawn)
-    influence = frechet.frechet_influences(distance, real, drawn, found.reference.features, found.features)
+    value, interval, influence = _compare_moments(found.reference, Reference(drawn, found.features))
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
+    return _make_metric(found, "fid", value, interval, method=method, influence=influence, reference=real.count)
+
+
+def _compare_moments(real: Reference, drawn: Reference) -> tuple[float, tuple[float, float], Influence]:
+    """Return the Fréchet distance, its interval and its influences."""
+    distance = frechet.frechet_distance(real.moments, drawn.moments)
+    influence = frechet.frechet_influences(distance, real.moments, drawn.moments, real.features, drawn.features)
     low, high = normal_interval(distance.value, influence.error)
     low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
-    return _make_metric(
-        found, "fid", distance.value, (low, high), method=method, influence=influence, reference=real.count
+    return distance.value, (low, high), influence
+
+
+def fd_dinov2(real: Reference, drawn: Reference, seed: int, network: str, *, allow_few: bool = False) -> Metric:
+    """Compute the Fréchet distance of DINOv2 features (Stein et al. 2023, arXiv 2306.04675).
+
+    Args:
+        network: hash of the network that measured the features.
+
+    Raises:
+        ValueError: if there are fewer than 2,048 images and ``allow_few`` is False.
+    """
+    frechet.check_count(drawn.moments.count, "drawn images", allow_few, "fd_dinov2")
+    frechet.check_count(real.moments.count, "real images", allow_few, "fd_dinov2")
+    value, interval, influence = _compare_moments(real, drawn)
+    method = (
+        "Fréchet distance of DINOv2's class tokens (Stein et al. 2023); interval by the infinitesimal jackknife over "
+        f"the first {len(drawn.features)} drawn and {len(real.features)} real images, without the bias in 1/N"
     )
+    about: dict[str, Any] = {"method": method, "influence": influence, "reference": real.moments.count}
+    return Metric("fd_dinov2", value, *interval, drawn.moments.count, seed, network, **about)
+
+
+def cmmd(real: Tensor, drawn: Tensor, seed: int, network: str) -> Metric:
+    """Compute CMMD (Jayasumana et al. 2024) from CLIP's embeddings of real images [M, D] and drawn images [N, D].
+
+    Args:
+        network: hash of the network that measured the embeddings.
+    """
+    value, influence = clip_discrepancy(real, drawn)
+    method = (
+        f"unbiased, sigma {SIGMA:g}, times {SCALE:g} (Jayasumana et al. 2024); interval by the jackknife over images"
+    )
+    interval = normal_interval(value, influence.error)
+    about: dict[str, Any] = {"method": method, "influence": influence, "reference": len(real)}
+    return Metric("cmmd", value, *interval, len(drawn), seed, network, **about)
+
+
+def clip_score(scores: Tensor, seed: int, network: str) -> Metric:
+    """Compute CLIPScore as torchmetrics: max(0, mean of 100 cos(image, caption)).
+
+    Args:
+        scores: 100 cos(image, caption) of each drawn image, [N].
+        network: hash of CLIP.
+    """
+    mean, error = mean_and_error(scores)
+    value, low, high = (max(0.0, each) for each in (mean, *normal_interval(mean, error)))
+    influence = Influence({"drawn": scores.double()}, {"drawn": len(scores)})
+    method = "as torchmetrics, 100 cos(image, caption); normal interval over images"
+    return Metric("clip_score", value, low, high, len(scores), seed, network, method=method, influence=influence)
 
 
 def kid(found: Measured) -> Metric:

@@ -1,8 +1,7 @@
 """An evaluation from start to end; its measurements run in this process, or on the workers of a :data:`Measure`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -12,30 +11,30 @@ from torch import Tensor
 
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation import compute, held_out
+from raysde.evaluation import compute, held_out, memorisation, pretrained
 from raysde.evaluation.chunks import merge_parts
 from raysde.evaluation.features.classifier import Judge, open_judge
-from raysde.evaluation.features.networks import FeatureNetwork, open_network, wrap_as_network
+from raysde.evaluation.features.networks import CLIP, DINOV2, FeatureNetwork, open_network, wrap_as_network
 from raysde.evaluation.generated import Drawer, describe_guide
 from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.metric import Metric, choose_direction
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
-from raysde.evaluation.real import Real, RealImages, Reference, open_reference
+from raysde.evaluation.real import Real, Reference, merge_drawn, open_real, open_reference
 from raysde.evaluation.selection import ImageConditions, draw_conditions, select_rows
 from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, measure_here
 from raysde.inference.model import Model
 from raysde.inference.ranges import split_range
 from raysde.io.near import did_you_mean
-from raysde.io.progress import StageProgress
+from raysde.io.progress import StageProgress, name_stage
 from raysde.models.sampling_defaults import GUIDED, describe_overrides, resolve_settings
 from raysde.sampling.likelihood import TOLERANCE
 
 FEATURES = ("fid", *compute.FEATURE_METRICS)
 """Metrics computed from the features of a network."""
-METRICS = (*FEATURES, "accuracy", *held_out.METRICS)
-LEAST = {**dict.fromkeys(FEATURES, 4), "is": 2 * SPLITS}
+METRICS = (*FEATURES, "accuracy", *pretrained.METRICS, memorisation.NAME, *held_out.METRICS)
+LEAST = {**dict.fromkeys((*FEATURES, *pretrained.METRICS), 4), "is": 2 * SPLITS}
 """Smallest number of images that a metric can be computed from."""
 
 
@@ -56,6 +55,7 @@ class Question:
             that are not given default to the model's own, then to the defaults of `raysde sample`.
         lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
         rtol, atol: tolerances of the ODE solver of bpd.
+        clip, dinov2: folders with the weights of CLIP and of DINOv2, for the metrics that need them.
 
     Raises:
         ValueError: naming the setting that is wrong.
@@ -73,6 +73,8 @@ class Question:
     lpips: str = "alexnet"
     rtol: float = TOLERANCE
     atol: float = TOLERANCE
+    clip: str | None = None
+    dinov2: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -84,6 +86,7 @@ class Question:
         for name in ("rtol", "atol"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} of bpd must be positive, got {getattr(self, name)}")
+        pretrained.check_weights_given(self.metrics, self.folders)
         if self.rows < 2:
             raise ValueError(f"rows must be at least 2, got {self.rows}")
         self.enough("drawn images", self.samples)
@@ -102,13 +105,29 @@ class Question:
                     f"{name}: {count} {what} are too few, it needs at least {LEAST.get(name, 1)}; "
                     f"take more, or leave {name} out"
                 )
-        if "fid" in self.metrics:
-            frechet.check_count(count, what, self.allow_few)
+        for name, called in (("fid", "FID"), ("fd_dinov2", "fd_dinov2")):
+            if name in self.metrics:
+                frechet.check_count(count, what, self.allow_few, called)
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """The folder of each pretrained network's weights."""
+        return {CLIP: self.clip, DINOV2: self.dinov2}
 
     @property
     def compares(self) -> bool:
-        """True if a metric needs a feature network."""
+        """True if a metric compares drawn and real images in the features of the feature network."""
         return bool(set(self.metrics) & set(FEATURES))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the measurements of which those of the first images suffice."""
+        return ("mirrored",) if self.compares else ("mirrored", "features", "logits")
+
+    @property
+    def memorises(self) -> bool:
+        """True if the nearest training images of drawn images are wanted."""
+        return memorisation.NAME in self.metrics
 
     @property
     def perceives(self) -> bool:
@@ -123,10 +142,12 @@ class Answer:
     Attributes:
         figures: the metrics, each with its confidence interval.
         about: JSON values that the report stores beside them.
+        pairs: the drawn images nearest to training images, if they are wanted.
     """
 
     figures: list[Metric]
     about: dict[str, Any]
+    pairs: memorisation.Pairs | None = None
 
     def dump(self) -> dict[str, Any]:
         """Return the answer as JSON values."""
@@ -148,7 +169,7 @@ def choose_network(
     """
     if features != "judge":
         return open_network(features, allow_code=allow_code, device=model.device)
-    training = _name_stage(told, "training the judge")
+    training = name_stage(told, "training the judge")
     judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
     return wrap_as_network("judge", judge.classifier, model.device)
 
@@ -191,28 +212,61 @@ def evaluate(
     away = describe_guide(model, guide, autoguidance, question.settings)
     conditions = choose_conditions(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
-    judge, network, real, drawer, reference, found = None, None, None, None, None, {}
-    if question.compares:
+    judge, network, drawer = None, None, None
+    found: dict[str, Tensor] = {}
+    drawn: dict[str, Reference] = {}
+    networks = pretrained.open_networks(question.metrics, question.folders, shape_of(model), model.device)
+    if question.compares or question.memorises:
         assert open_features is not None
         network = open_features(reader)
         probe_network(network, shape_of(model), question)
-        source = RealImages(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
-        real = Real(reader, source, network)
+    comparing = {REAL: network} if network is not None and question.compares else {}
+    reals = open_real(reader, question.split, question.reference, shape, {**comparing, **networks.others})
+    rows = memorisation.open_rows(reader, shape, network) if network is not None and question.memorises else {}
     if "accuracy" in question.metrics:
-        judge = open_judge(reader, shape, cache, device=model.device, told=_name_stage(told, "training the judge"))
-    if judge is not None or network is not None:
-        drawer = Drawer(model, conditions, question.seed, settings, network, judge)
-    bench = Bench(real, drawer, open_held_out(model, reader, question, settings, lpips))
-    if real is not None:
-        parts = measure(bench, REAL, split_range(len(real.rows)), _name_stage(told, "reading real images"))
-        reference = open_reference(real.source, cache, parts)
+        judge = open_judge(reader, shape, cache, device=model.device, told=name_stage(told, "training the judge"))
+    if judge is not None or network is not None or networks.used:
+        measured = (network, judge, networks.others, networks.scorer, question.memorises)
+        drawer = Drawer(model, conditions, question.seed, settings, *measured)
+    held = open_held_out(model, reader, question, settings, lpips)
+    others = {name: real for name, real in reals.items() if name != REAL}
+    bench = Bench(reals.get(REAL), drawer, held, {**others, **rows})
+    references = read_references(bench, reals, cache, measure, told)
     if drawer is not None:
-        found = merge_parts(measure(bench, DRAWN, split_range(question.samples), _name_stage(told, "drawing images")))
+        parts = measure(bench, DRAWN, split_range(question.samples), name_stage(told, "drawing images"))
+        found, drawn = merge_drawn(parts, networks.others, question.kept)
     found |= measure_held_out(bench, question, measure, told)
     about = describe_question(data, reader.manifest.fingerprint, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
     about["overrides"] = describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
-    return Answer(compute_figures(question, found, reference, network, judge, lpips), about)
+    about |= {"pretrained": networks.describe()} if networks.used else {}
+    scores, few = found.get("clip_score"), question.allow_few
+    made = pretrained.compute_metrics(
+        question.metrics, networks, scores, references, drawn, question.seed, allow_few=few
+    )
+    pairs = None
+    if question.memorises:
+        assert network is not None
+        close = memorisation.measure_memorisation(bench, found, question.seed, measure, told)
+        made[memorisation.NAME] = close.figure(question.seed, network.hash)
+        about["memorisation"], pairs = close.dump(), memorisation.show_pairs(close, bench, measure)
+    return Answer(compute_figures(question, found, references.get(REAL), network, judge, lpips, made), about, pairs)
+
+
+def read_references(
+    bench: Bench, reals: Mapping[str, Real], cache: Path, measure: Measure, told: StageProgress | None
+) -> dict[str, Reference]:
+    """Return the features of real images by the name of their work, from the cache where it has them.
+
+    Raises:
+        OSError: naming the file of the cache, if it cannot be written.
+    """
+    found = {}
+    for name, real in reals.items():
+        stage = "reading real images" if name == REAL else f"reading real images by {name}"
+        parts = measure(bench, name, split_range(len(real.rows)), name_stage(told, stage))
+        found[name] = open_reference(real.source, cache, parts)
+    return found
 
 
 def describe_question(
@@ -252,7 +306,11 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         raise ValueError(
             "accuracy: needs a model with labels, or with captions of labelled images; leave it out of --metrics"
         )
-    if question.compares:
+    if "clip_score" in question.metrics and not conditions.captions:
+        raise ValueError("clip_score: needs a model that takes captions; leave it out of --metrics")
+    if question.memorises:
+        memorisation.choose_rows(reader)
+    if question.compares or set(question.metrics) & set(pretrained.COMPARING):
         question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):
         held_out.check_measurable(model, reader, question.metrics, question.t)
@@ -299,7 +357,7 @@ def measure_held_out(
     found: dict[str, Tensor] = {}
     for work in dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS):
         places = split_range(len(bench.held.rows), held_out.PART)
-        found |= merge_parts(measure(bench, work, places, _name_stage(told, f"measuring {work}")))
+        found |= merge_parts(measure(bench, work, places, name_stage(told, f"measuring {work}")))
     return found
 
 
@@ -310,11 +368,18 @@ def compute_figures(
     network: FeatureNetwork | None,
     judge: Judge | None,
     lpips: Perceptual | None,
+    others: Mapping[str, Metric],
 ) -> list[Metric]:
-    """Compute the metrics from measurements by name, each [N, ...], in the order asked for."""
+    """Compute the metrics from measurements by name, each [N, ...], in the order asked for.
+
+    Args:
+        others: metrics that are computed already, by name.
+    """
     made, seed = [], question.seed
     for name in dict.fromkeys(question.metrics):
-        if name == "accuracy":
+        if name in others:
+            made.append(others[name])
+        elif name == "accuracy":
             assert judge is not None
             made.append(compute.accuracy(found["read"], found["asked"], judge, seed))
         elif name in held_out.METRICS:
@@ -329,10 +394,6 @@ def compute_figures(
             few = question.allow_few
             made.append(compute.fid(seen, allow_few=few) if name == "fid" else compute.FEATURE_METRICS[name](seen))
     return made
-
-
-def _name_stage(told: StageProgress | None, what: str) -> Callable[[float, float], None] | None:
-    return None if told is None else partial(told, what)
 
 
 def format_figures(found: Sequence[Metric]) -> str:

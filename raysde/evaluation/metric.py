@@ -14,9 +14,11 @@ Better = Literal["lower", "higher"]
 METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)
 """Metric names that MLflow accepts in tags; slashes separate the parts of a name."""
 PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
-LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
+DISTANCES = ("fid", "kid", "fd_dinov2", "cmmd", "memorised")
+LOWER = (*DISTANCES, "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
 PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
-HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", "accuracy", "prompt_accuracy")
+TEXTUAL = ("accuracy", "prompt_accuracy", "clip_score")
+HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", *TEXTUAL)
 
 
 @dataclass(frozen=True)

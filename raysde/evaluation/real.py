@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,18 +84,75 @@ class Real:
         )
 
 
+def open_real(
+    reader: Reader, split: Split, count: int | None, shape: tuple[int, int], networks: Mapping[str, FeatureNetwork]
+) -> dict[str, Real]:
+    """Return the real images of a split for each network, by its name.
+
+    Args:
+        count: number of random rows; None for all.
+        shape: (height, width) to which images are cropped and resized.
+    """
+    data = reader.manifest.fingerprint
+    return {
+        name: Real(reader, RealImages(data, split, count, shape, network.hash), network)
+        for name, network in networks.items()
+    }
+
+
+class ReferenceSums:
+    """A reference that grows by parts: sums over all features and the features of the first KEPT, nothing else."""
+
+    def __init__(self) -> None:
+        self.moments: Moments | None = None
+        self.kept: list[MeasuredRange] = []
+
+    def add(self, first: int, features: Tensor) -> None:
+        """Add the features [B, D] of the images from number ``first`` on."""
+        found = Moments.of(features)
+        self.moments = found if self.moments is None else self.moments + found
+        if first < KEPT:
+            self.kept.append(MeasuredRange(first, {"features": features[: KEPT - first]}))
+
+    def finish(self) -> Reference:
+        """Return the reference; the last bits of its sums depend on the order of the parts."""
+        assert self.moments is not None
+        return Reference(self.moments, merge_parts(self.kept)["features"])
+
+
 def merge_reference(parts: Iterable[MeasuredRange]) -> Reference:
     """Merge parts into a reference; the last bits of its sums depend on the order of the parts."""
-    moments: Moments | None = None
-    kept: list[MeasuredRange] = []
+    sums = ReferenceSums()
     for part in parts:
-        features = part.values["features"]
-        found = Moments.of(features)
-        moments = found if moments is None else moments + found
-        if part.first < KEPT:
-            kept.append(MeasuredRange(part.first, {"features": features[: KEPT - part.first]}))
-    assert moments is not None
-    return Reference(moments, merge_parts(kept)["features"])
+        sums.add(part.first, part.values["features"])
+    return sums.finish()
+
+
+def merge_drawn(
+    parts: Iterable[MeasuredRange], summed: Collection[str], kept: Collection[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Reference]]:
+    """Merge parts of drawn images into values by name, each [N, ...], and references by name.
+
+    Args:
+        summed: names of features of which a reference is returned, so that memory does not grow with the images.
+        kept: names of values of which the first KEPT images are returned, for the same reason, where there are some.
+    """
+    sums = {name: ReferenceSums() for name in summed}
+    first: dict[str, list[MeasuredRange]] = {name: [] for name in kept}
+    rest: list[MeasuredRange] = []
+    for part in parts:
+        for name, each in sums.items():
+            each.add(part.first, part.values[name])
+        for name, ranges in first.items():
+            if part.first < KEPT and name in part.values:
+                ranges.append(MeasuredRange(part.first, {name: part.values[name][: KEPT - part.first]}))
+        others = {name: value for name, value in part.values.items() if name not in sums and name not in first}
+        if others:
+            rest.append(MeasuredRange(part.first, others))
+    found = merge_parts(rest) if rest else {}
+    for ranges in first.values():
+        found |= merge_parts(ranges) if ranges else {}
+    return found, {name: each.finish() for name, each in sums.items()}
 
 
 def open_reference(source: RealImages, cache: Path, parts: Iterable[MeasuredRange]) -> Reference:

@@ -4,12 +4,18 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TextIO
 
 Progress = Callable[[float, float], None]
 """``progress(done, total)``: a callback for long work."""
 StageProgress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: a callback for long work in several stages."""
+
+
+def name_stage(told: StageProgress | None, what: str) -> Progress | None:
+    """Return the callback of one stage, None without a callback."""
+    return None if told is None else partial(told, what)
 
 
 def is_verbose() -> bool:

@@ -32,6 +32,7 @@ from raysde.inference.bulk import draw_all
 from raysde.inference.ranges import split_range
 from raysde.registry import load
 from tests.cluster.networks import Mortal
+from tests.support import vision_networks
 from tests.support.bulk import bulk, files_of
 from tests.support.checkpoints import write_model
 from tests.support.digits import write_digit_shards
@@ -92,6 +93,28 @@ def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
         other = figures_of(labels, data, tmp_path / "other", measure, batch_size=17)
     for mine, twin in zip(other, alone[1], strict=True):
         assert mine.value == pytest.approx(twin.value, rel=1e-3, abs=2 / 600), mine.name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_figures_in_pretrained_networks_and_memorised_images_do_not_depend_on_the_workers(data, tmp_path):
+    """CLIPScore, CMMD, FD-DINOv2 and memorised of two workers equal those of one process, bit for bit, with the pairs,
+    in several ranges of images."""
+    model = load(write_model(tmp_path / "captions"))
+    folders = {"clip": vision_networks.clip(tmp_path / "clip"), "dinov2": vision_networks.dinov2(tmp_path / "dinov2")}
+    metrics = ("clip_score", "cmmd", "fd_dinov2", "memorised")
+    question = Question(metrics, 300, seed=3, reference=270, allow_few=True, settings=FAST, **folders)
+    opener = lambda reader: wrap_as_network("net", Network())  # noqa: E731
+
+    def answer(measure, cache):
+        return evaluate(model, data.path, question, open_features=opener, cache=tmp_path / cache, measure=measure)
+
+    alone = answer(measure_here, "alone")
+    with Workers(2) as measure:
+        spread = answer(measure, "spread")
+    assert spread.figures == alone.figures
+    assert spread.about["memorisation"] == alone.about["memorisation"]
+    assert torch.equal(spread.pairs.images, alone.pairs.images)
 
 
 def bench_of(labels, data, network, rows=500) -> Bench:

@@ -137,7 +137,7 @@ def for_evaluate(recorder: Recorder) -> None:
     subject = recorder_subject()
     recorder.replace("raysde.registry.resolve_with_subject", (Path("folder"), subject))
     recorder.replace("raysde.evaluation.evaluate.choose_network", None)
-    answer = SimpleNamespace(figures=[], dump=dict)
+    answer = SimpleNamespace(figures=[], dump=dict, pairs=None)
     recorder.replace("raysde.evaluation.evaluate.evaluate", lambda *_, **how: (how["open_features"](None), answer)[1])
     recorder.replace("raysde.evaluation.evaluate.format_figures", "")
     recorder.replace("raysde.io.filesystems.check_writable", None)
@@ -388,6 +388,8 @@ MODES = {
         "bpd_rtol": (["--bpd-rtol", "0.03"], ("rtol", 0.03)),
         "bpd_atol": (["--bpd-atol", "0.02"], ("atol", 0.02)),
         "lpips": (["--lpips", "WEIGHTS"], ("lpips", "WEIGHTS")),
+        "clip": (["--clip", "CLIP"], ("clip", "CLIP")),
+        "dinov2": (["--dinov2", "DINOV2"], ("dinov2", "DINOV2")),
         "cache": (["--cache", "CACHE"], ("cache", "CACHE")),
         "guidance": LED["guidance"], "autoguide": LED["autoguide"], "autoguidance": LED["autoguidance"],
         "workers": (["--workers", "3"], ("count", 3)),

@@ -5,6 +5,10 @@ from tools.mutants.mutant import Mutant
 EVALUATE = "tests/evaluation/test_evaluate.py"
 FEATURES = "tests/evaluation/test_features.py"
 HELD_OUT = "tests/evaluation/test_held_out.py"
+CMMD = "tests/evaluation/metrics/test_cmmd.py"
+MEMORISATION = "tests/evaluation/test_memorisation.py"
+NEAREST = "tests/evaluation/metrics/test_nearest.py"
+PRETRAINED = "tests/evaluation/test_pretrained.py"
 LPIPS = "tests/evaluation/metrics/test_lpips.py"
 REGISTRY = "tests/registry/test_registry.py"
 SAMPLING_DEFAULTS = "tests/models/test_sampling_defaults.py"
@@ -38,7 +42,7 @@ MUTANTS = [
     Mutant("PSNR of the known part", "raysde.evaluation.held_out:compare_images", "psnr(images[place], truth[place])", "psnr(images, truth)", HELD_OUT + " -k 'hole'"),
     Mutant("training rows for held-out ones", "raysde.evaluation.held_out:choose_unseen_rows", 'select_rows(reader.manifest, "validation", count)', 'select_rows(reader.manifest, "train", count)', HELD_OUT + " -k 'held_out_ones'"),
     Mutant("one dequantisation for every part", "raysde.evaluation.held_out:measure_likelihoods", "rng.EVALUATION, 4, first)", "rng.EVALUATION, 4)", HELD_OUT + " -k 'likelihoods'"),
-    Mutant("a higher LPIPS is better", "raysde.evaluation.metric:LOWER", 'LOWER = ("fid", "kid", "lpips", *PERCEPTUAL,', 'LOWER = ("fid", "kid", "lpips", *PERCEPTUAL[2:],', LPIPS + " -k 'command'"),
+    Mutant("a higher LPIPS is better", "raysde.evaluation.metric:LOWER", '"lpips", *PERCEPTUAL,', '"lpips", *PERCEPTUAL[2:],', LPIPS + " -k 'command'"),
     Mutant("all churn on what is denoised", "raysde.evaluation.held_out:measure_denoising.run", 'given["churn"] = method.churn_of(len(times) - 1)', "pass", HELD_OUT + " -k 'churn'"),
     Mutant("squared levels of 255", "raysde.evaluation.held_out:mse", "(images.double() - truth.double()) / 255.0", "(images.double() - truth.double())", HELD_OUT + " -k 'mse'"),
     Mutant("a covariance by N", "raysde.evaluation.metrics.frechet:Moments.covariance", "/ (self.count - 1)", "/ self.count", STATISTICS + " -k 'fid or moments'"),
@@ -90,4 +94,19 @@ MUTANTS = [
     Mutant("the data's class number for the model's", "raysde.evaluation.selection:ImageConditions.drawing", "self.numbers[label] for", "label for", "tests/data/test_classes.py -k 'other_order'"),
     Mutant("always the first caption", "raysde.evaluation.selection:ImageConditions.prompt", "turn % len(self.captions[group])", "0", EVALUATE + " -k 'turn'"),
     Mutant("the first rows for a random part", "raysde.evaluation.selection:select_rows", "rows.number_positions(choose_positions(rows, count or rows.count, seed))", "rows.number_positions(np.arange(min(count or rows.count, rows.count)))", EVALUATE + " -k 'once_each'"),
+    Mutant("a kernel of half the width", "raysde.evaluation.metrics.cmmd:kernel_less_one", "/ SIGMA**2", "/ (0.5 * SIGMA) ** 2", CMMD + " -k 'numpy or kernels_distance'"),
+    Mutant("embeddings of their own lengths", "raysde.evaluation.metrics.cmmd:clip_discrepancy", "real, drawn = unit_rows(real), unit_rows(drawn)", "real, drawn = real.double(), drawn.double()", CMMD + " -k 'kernels_distance'"),
+    Mutant("CMMD that counts an image with itself", "raysde.evaluation.metrics.cmmd:clip_discrepancy", "own.sum() / (n * (n - 1))", "own.sum() / (n * n)", CMMD + " -k 'numpy'"),
+    Mutant("an error of CMMD a thousand times too small", "raysde.evaluation.metrics.cmmd:clip_discrepancy", '"drawn": SCALE * leave_one_out', '"drawn": leave_one_out', CMMD + " -k 'repeated'"),
+    Mutant("captions that lose their end", "raysde.evaluation.features.pretrained:Clip.captions", "truncation=True, max_length=self.positions", "truncation=True, max_length=self.positions - 1", PRETRAINED + " -k 'cut_before'"),
+    Mutant("images for DINOv2 cropped", "raysde.evaluation.features.pretrained:_open_processor", "do_center_crop=False, ", "do_center_crop=True, crop_size={'height': 196, 'width': 196}, ", PRETRAINED + " -k 'dinov2_is'"),
+    Mutant("DINOv2 in CLIP's colours", "raysde.evaluation.features.pretrained:_open_processor", ", image_mean=MEAN, image_std=DEVIATION", "", PRETRAINED + " -k 'dinov2_is'"),
+    Mutant("one hash for every image processor", "raysde.evaluation.features.pretrained:open_pretrained", "processor.to_dict()", "{}", PRETRAINED + " -k 'other_hashes'"),
+    Mutant("prompts counted from each part's start", "raysde.evaluation.generated:Drawer.part", "self.conditions.prompt(number) for number in range(first, first + count)", "self.conditions.prompt(number) for number in range(count)", PRETRAINED + " -k 'own_prompts'"),
+    Mutant("features of all images kept", "raysde.evaluation.real:ReferenceSums.add", "features[: KEPT - first]", "features", PRETRAINED + " -k 'bounded'"),
+    Mutant("mirrored copies passed over", "raysde.evaluation.metrics.nearest:compare", "torch.minimum(plain, turned).topk", "plain.topk", MEMORISATION + " -k 'planted'"),
+    Mutant("neighbours of the last chunk alone", "raysde.evaluation.metrics.nearest:find_nearest", "found.merge(nearest, count)", "nearest", NEAREST + " -k 'brute_force'"),
+    Mutant("a threshold one rank too high", "raysde.evaluation.metrics.nearest:Threshold.of", "rank = math.floor(LEVEL * (len(relative) + 1) + 1e-9)", "rank = math.ceil(LEVEL * (len(relative) + 1) + 1e-9)", NEAREST + " -k 'twentieth'"),
+    Mutant("a band that takes the threshold for exact", "raysde.evaluation.metrics.nearest:Threshold.band", "k, n, hits = self.rank, self.count,", "k, n, hits = 100 * self.rank, 100 * self.count,", NEAREST + " -k 'scipys'"),
+    Mutant("a threshold by the images that test it", "raysde.evaluation.memorisation:measure_memorisation", 'count = len(drawn["mirrored"])', 'count = len(drawn["mirrored"]) // 2', MEMORISATION + " -k 'planted or pairs'"),
 ]  # fmt: skip

@@ -19,9 +19,13 @@ from raysde.io.hashing import file_hash, weights_hash
 
 SOURCES = (
     "inception (torchmetrics' weights, fetched once by torch.hub), a file of such weights (.safetensors, .pth), "
-    "or, with --allow-code, a TorchScript file or module:name"
+    "a folder of transformers' CLIPModel or Dinov2Model, or, with --allow-code, a TorchScript file or module:name"
 )
 
+CLIP, DINOV2 = "clip", "dinov2"
+"""Names of the pretrained networks of :mod:`raysde.evaluation.features.pretrained`."""
+PRETRAINED = {CLIP: "CLIPModel", DINOV2: "Dinov2Model"}
+"""Class of transformers of each pretrained network; its name is the ``model_type`` of the network's config.json."""
 BATCH = 64
 """Batch size of every network call, so that rounding does not depend on the number of images given."""
 
@@ -86,6 +90,10 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
     file = Path(source).expanduser()
     if source == "inception":
         return wrap_as_network("inception", network_with_weights(fetch_weights(URL, "--features"), source), device)
+    if file.is_dir():
+        from raysde.evaluation.features.pretrained import open_pretrained  # imports transformers
+
+        return open_pretrained(source, "--features", device=device)
     if file.is_file():
         if is_torchscript(file):
             if holds_inception(file):

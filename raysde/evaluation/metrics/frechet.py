@@ -54,15 +54,19 @@ class Moments:
         return (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
 
 
-def check_count(count: int, what: str, allow_few: bool) -> None:
+def check_count(count: int, what: str, allow_few: bool, name: str = "FID") -> None:
     """Check that there are enough images for a meaningful distance: 2,048, or 2 if ``allow_few``.
+
+    Args:
+        what: kind of the images, for the message.
+        name: name of the distance, for the message.
 
     Raises:
         ValueError: if there are too few.
     """
     if count < (2 if allow_few else LEAST):
         raise ValueError(
-            f"FID of {count} {what} says little: its bias falls as 1/N. Take {LEAST} or more, or kid, which "
+            f"{name} of {count} {what} says little: its bias falls as 1/N. Take {LEAST} or more, or kid, which "
             "has no bias, or add --allow-few"
         )
 

@@ -1,5 +1,6 @@
 """The kernel inception distance: the squared maximum mean discrepancy of a cubic kernel (Bińkowski et al. 2018)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from raysde.evaluation.metrics.jackknife import Influence
 SUBSETS = 100
 SIZE = 1000
 BLOCK = 1024
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""``kernel(first, second)``: kernels of the rows of two matrices [N, D] and [M, D], float64 [N, M]."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,9 @@ def leave_one_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
     return (n - 1) * (without.mean() - without)
 
 
-def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
+def kernel_sums(first: Tensor, second: Tensor, kernel: Kernel = polynomial_kernel) -> Tensor:
     """Return the sum of the kernels of each row of ``first`` with all rows of ``second``, [N]."""
-    parts = [
-        [polynomial_kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)
-    ]
+    parts = [[kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)]
     return torch.cat([torch.stack(part).sum(dim=0) for part in parts])
 
 
