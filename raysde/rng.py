@@ -46,6 +46,8 @@ EVALUATION = 12
 """Streams of random choices in an evaluation, keyed by purpose."""
 LANES = 13
 """Streams that shuffle the rows of a lane's windows, keyed by window and bucket."""
+ATTRIBUTES = 14
+"""Streams of the dropout of single numeric attributes, keyed by step and microbatch."""
 
 
 def key(seed: int, *path: int) -> int:

@@ -247,6 +247,7 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         classes=taken.classes,
         captions=taken.tokenizer is not None,
         names=model.spec.class_names,
+        attributes=[each.name for each in model.spec.attributes],
     )
     if "accuracy" in question.metrics and not conditions.labels:
         raise ValueError(

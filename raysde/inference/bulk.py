@@ -125,6 +125,7 @@ class Bulk:
             n=count,
             prompts=None if asked.prompts is None else asked.prompts[rows],
             labels=None if asked.labels is None else asked.labels[rows],
+            attributes={name: values[rows] for name, values in asked.attributes.items()},
             seed=self.seeds(first, count),
             first=first,
             progress=told,
@@ -160,6 +161,7 @@ class Bulk:
                 "label": None if asked.labels is None else asked.labels[row],
                 "seed": seeds[row - first],
                 "negative": None if negatives is None else negatives[row - first],
+                **{name: values[row] for name, values in asked.attributes.items()},
             }
             for row in rows
         ]

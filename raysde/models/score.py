@@ -17,7 +17,7 @@ class ScoreModel(nn.Module):
 
     Args:
         network: called as ``network(x, t, pooled, context, mask)`` (x and t alone when unconditional).
-        conditioner: module that maps captions and labels to vectors.
+        conditioner: module that maps captions, labels and numeric attributes to vectors.
         sde: the forward process.
         target: the quantity that the network predicts.
         data_std: standard deviation of a pixel in the data range.

@@ -18,6 +18,7 @@ from raysde.conditioning.text import (
     scratch_encoder,
     train_tokenizer,
 )
+from raysde.data.attributes import Attribute
 from raysde.images.sizes import Size, format_size
 from raysde.io.invalid import first_mistake
 from raysde.io.own_code import External
@@ -60,6 +61,7 @@ class ModelSpec:
         uncertainty: True if the loss's log-variance over log-SNR is learned beside the network.
         latent: latent space of a latent model, whose latents have shape ``image``; None for a pixel model.
         generation: the model's default sampling settings, see :mod:`raysde.models.sampling_defaults`; may be empty.
+        attributes: numeric attributes that the model takes, with their range in the training data.
         default_solver: solver if neither ``generation`` nor a call names one. Descriptions that predate this field keep
             the solver of that time; new ones store :data:`raysde.sampling.solvers.default.DEFAULT`.
 
@@ -81,6 +83,7 @@ class ModelSpec:
     generation: GenerationField = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
     default_solver: SolverName = FIRST
+    attributes: tuple[Attribute, ...] = ()
 
     def __post_init__(self) -> None:
         if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):
@@ -118,13 +121,13 @@ class ModelSpec:
 
     @property
     def conditional(self) -> bool:
-        """True if the model takes captions or labels."""
-        return self.text is not None or self.classes > 0
+        """True if the model takes captions, labels or numeric attributes."""
+        return self.text is not None or self.classes > 0 or bool(self.attributes)
 
     def dump(self) -> dict[str, Any]:
         """Return JSON values from which :meth:`parse` makes an equal object."""
         content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
-        for name, first in (("class_names", ()), ("default_solver", FIRST)):
+        for name, first in (("class_names", ()), ("default_solver", FIRST), ("attributes", ())):
             if getattr(self, name) == first:  # models that predate the field keep their hash
                 del content[name]
         return content
@@ -204,7 +207,8 @@ def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEn
     Raises:
         ValueError: if the settings of the network do not fit the images.
     """
-    conditioner = Conditioner(tokenizer, encoder, spec.classes)
+    ranges = [(each.low, each.high) for each in spec.attributes]
+    conditioner = Conditioner(tokenizer, encoder, spec.classes, ranges=ranges)
     context = conditioner.width if spec.text is not None else None
     outside = complete_preconditioning(spec)
     config: NetworkConfig = spec.network
@@ -230,7 +234,7 @@ def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
             target=spec.target,
             data_range=spec.data_range,
             captions=spec.text is not None,
-            labels=spec.classes > 0,
+            labels=spec.classes > 0 or bool(spec.attributes),
         )
     if spec.preconditioning.time is None and spec.process.network_time == "t":
         return replace(spec.preconditioning, time=spec.network.time_input)

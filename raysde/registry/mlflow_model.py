@@ -22,7 +22,11 @@ PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in S
 
 def make_signature(spec: ModelSpec) -> ModelSignature:
     """Return the input columns, parameters and output of :class:`raysde.registry.serving.Served` for a model."""
-    kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
+    kinds = {
+        **COLUMNS,
+        "label": LABELS[serving.label_kind(spec)],
+        **{each.name: DataType.double for each in spec.attributes},
+    }
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds[name], name, required=must) for name, must in serving.request_columns(spec).items()
     ]

@@ -41,10 +41,11 @@ def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
 def request_columns(spec: ModelSpec) -> dict[str, bool]:
     """Return the columns of a request, and True for required ones.
 
-    ``prompt`` and ``label`` are present if the model takes them; one of them is enough. ``number`` is the image's
-    number within the seed; it defaults to the row's number.
+    ``prompt``, ``label`` and numeric attributes by name are present if the model takes them; one of them is enough.
+    ``number`` is the image's number within the seed; it defaults to the row's number.
     """
     conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
+    conditions += [each.name for each in spec.attributes]
     return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
 
 
@@ -67,7 +68,7 @@ class Served:
         Args:
             data: a row for each image, see :func:`request_columns`.
             params: seed, guidance and sampler settings, see :func:`default_parameters`; None means not given. Rows
-                without prompt and label are drawn without guidance, which needs a condition.
+                without a condition are drawn without guidance, which needs a condition.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -86,7 +87,8 @@ class Served:
             read_column(data, "label", kind),
             read_column(data, "number", int),
         )
-        conditional = prompts is not None or labels is not None
+        attributes = {each.name: read_numbers(data, each.name) for each in spec.attributes if each.name in data}
+        conditional = prompts is not None or labels is not None or bool(attributes)
         if spec.conditional and not conditional:
             asked.pop("guidance", None)
         settings = resolve_settings(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
@@ -100,6 +102,7 @@ class Served:
                     n=rows.stop - rows.start,
                     prompts=None if prompts is None else prompts[rows],
                     labels=None if labels is None else labels[rows],
+                    attributes={name: values[rows] for name, values in attributes.items()},
                     first=numbers[rows.start],
                     **settings,  # type: ignore[arg-type]
                 )
@@ -118,6 +121,11 @@ def read_column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value]
     if (absent := data[name].isna().to_numpy()).any():
         raise ValueError(f"row {int(absent.argmax())} has no {name}")
     return [kind(value) for value in data[name]]  # type: ignore[call-arg]
+
+
+def read_numbers(data: pd.DataFrame, name: str) -> list[float | None]:
+    """Return a column of numbers of a request, None where a row has none."""
+    return [None if absent else float(value) for value, absent in zip(data[name], data[name].isna(), strict=True)]
 
 
 def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:

@@ -120,6 +120,7 @@ def make_objective(run: Run) -> Objective:
         criterion=make_criterion(train),
         times=train.times or default_time_sampling(run.spec.process),
         condition_dropout=train.condition_dropout,
+        attribute_dropout=run.config.attributes.dropout,
         flip=run.config.data.flip,
         precision=train.precision,
         data_range=run.config.data.range,

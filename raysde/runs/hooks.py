@@ -90,12 +90,13 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     drawn = Model(model, run.spec).sample(
         prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
         labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
+        attributes={name: list(islice(cycle(values), sampling.count)) for name, values in sampling.attributes.items()},
         n=sampling.count,
         seed=sampling.seed,
         guidance=sampling.guidance,
         **sampling.settings,
     )
-    kinds = len(sampling.prompts) or len(sampling.labels) or 10
+    kinds = len(sampling.prompts) or len(sampling.labels) or max(map(len, sampling.attributes.values()), default=10)
     return drawn.grid(min(sampling.count, kinds))
 
 

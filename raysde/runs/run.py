@@ -13,6 +13,7 @@ from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
 from raysde.config.places import resolve_place
+from raysde.data.attributes import Attribute, choose_attributes
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
 from raysde.data.classes import describe_difference, describe_unknown
@@ -133,11 +134,13 @@ def open_run(config: RunConfig) -> Run:
         uncertainty=config.train.uncertainty == "learned",
         latent=None if latents is None or config.latent is None else latent_spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
+        attributes=find_attributes(config.attributes.names, manifest),
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     conditions = {"captions": text is not None, "labels": config.class_conditional}
     fields = frozenset(name for name, wanted in conditions.items() if wanted)
+    fields |= {f"attributes.{each.name}" for each in spec.attributes}
     feed = replace(make_feed(config, manifest, rows, view), fields=fields)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
@@ -166,6 +169,26 @@ def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
             raise ValueError(f"sampling.labels: {describe_unknown(label, manifest.classes, manifest.labels)}")
         if counts is not None and not counts.get(label):
             raise ValueError(f"sampling.labels: no row of {manifest.path} has the label {label!r}; leave it out")
+
+
+def find_attributes(names: Sequence[str], manifest: Manifest) -> tuple[Attribute, ...]:
+    """Return the attributes of a recipe with their ranges in the data set.
+
+    Raises:
+        ValueError: if the data set lacks one, or all its rows have the same value.
+    """
+    try:
+        found = choose_attributes(names, manifest.attributes, "the data set")
+    except ValueError as error:
+        more = "" if manifest.attributes else "; ingest them with `raysde ingest --attributes`"
+        raise ValueError(f"attributes.names: {error} at {manifest.path}{more}") from None
+    for each in found:
+        if each.low == each.high:
+            raise ValueError(
+                f"attributes.names: {each.name} is {each.low:g} in all rows of {manifest.path}, so that nothing can be "
+                "learned of it; leave it out"
+            )
+    return found
 
 
 def make_view(config: RunConfig, manifest: Manifest) -> View:
@@ -266,7 +289,8 @@ def condition_width(spec: ModelSpec) -> int | None:
         return width_of(check_pretrained(spec.text))
     if isinstance(spec.text, ExternalText):
         return spec.text.build()[1].width
-    return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
+    own = CLASS_WIDTH if spec.classes or spec.attributes else None
+    return spec.text.width if isinstance(spec.text, ScratchText) else own
 
 
 def continue_run(run: Run, found: checkpoint.Description) -> Run:

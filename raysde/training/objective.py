@@ -33,7 +33,8 @@ class Objective:
         seed: seed of noise, times, condition dropout and flips.
         criterion: weighting and reduction of the loss.
         times: distribution of t.
-        condition_dropout: probability that an image's condition is dropped.
+        condition_dropout: probability that all conditions of an image are dropped.
+        attribute_dropout: probability that one numeric attribute of an image is dropped, beside condition_dropout.
         flip: True to mirror images with probability 1/2.
         precision: autocast dtype of the forward pass.
         data_range: float values of black and white.
@@ -47,6 +48,7 @@ class Objective:
     criterion: Criterion = field(default_factory=Criterion)
     times: Times = field(default_factory=Uniform)
     condition_dropout: float = 0.1
+    attribute_dropout: float = 0.0
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
@@ -126,7 +128,12 @@ def microbatch_loss(
         count,
         context=batch.context,
         mask=batch.context_mask,
+        attributes=batch.attributes if conditioner.attributes else None,
     ).to(device)
+    if condition.attributes is not None and objective.attribute_dropout:
+        own = randomness.generator(objective.seed, randomness.ATTRIBUTES, *place)
+        chance = torch.rand(condition.attributes.shape, generator=own)
+        condition = condition.drop_attributes((chance < objective.attribute_dropout).to(device))
     if not condition.is_empty:
         drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
         condition = condition.drop_rows(drop, null_condition(model, objective).to(device))

@@ -112,7 +112,9 @@ def measure_bins(
     conditioner = model.conditioner
     captions = batch.captions if conditioner.tokenizer is not None else None
     labels = batch.labels if conditioner.classes else None
-    condition = conditioner.condition(captions, labels, len(x0), context=batch.context, mask=batch.context_mask)
+    numbers = batch.attributes if conditioner.attributes else None
+    context = {"context": batch.context, "mask": batch.context_mask}
+    condition = conditioner.condition(captions, labels, len(x0), **context, attributes=numbers)
     encoded = conditioner(condition.to(device))
     places, noise = common_noise(streams, x0.shape[1:])
     low, high = torch.tensor(BINS, dtype=torch.float64).T
