@@ -30,6 +30,7 @@ class Condition:
         labels: class numbers, int64 [B], -1 for none; None without classes.
         context: precomputed caption vectors [B, L, D], which replace ``ids``.
         attributes: numeric attributes, float32 [B, A], NaN for unknown; None without attributes.
+        image: planes of an image condition [B, E, H, W], see :mod:`raysde.conditioning.images`; None without one.
     """
 
     ids: Tensor | None = None
@@ -37,18 +38,19 @@ class Condition:
     labels: Tensor | None = None
     context: Tensor | None = None
     attributes: Tensor | None = None
+    image: Tensor | None = None
 
     def to(self, device: torch.device) -> "Condition":
         return self.map(lambda value: value.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """Return the condition with ``function`` applied to each tensor that is present."""
-        values = (self.ids, self.mask, self.labels, self.context, self.attributes)
+        values = (self.ids, self.mask, self.labels, self.context, self.attributes, self.image)
         return Condition(*(None if value is None else function(value) for value in values))
 
     @property
     def is_empty(self) -> bool:
-        return all(value is None for value in (self.ids, self.labels, self.context, self.attributes))
+        return all(value is None for value in (self.ids, self.labels, self.context, self.attributes, self.image))
 
     def drop_rows(self, drop: Tensor, null: Self) -> "Condition":
         """Replace the rows where ``drop`` (bool [B]) is True by ``null``, of batch size 1."""
@@ -70,6 +72,8 @@ class Condition:
         if self.attributes is not None:
             assert null.attributes is not None
             result = replace(result, attributes=torch.where(drop[:, None], null.attributes, self.attributes))
+        if self.image is not None:
+            result = replace(result, image=torch.where(drop[:, None, None, None], 0.0, self.image))
         return result
 
     def drop_attributes(self, drop: Tensor) -> Self:
@@ -85,15 +89,19 @@ def _fit_width(row: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Conditioning vectors: pooled [B, D], context [B, L, D] and its mask [B, L], each None where absent."""
+    """Conditioning vectors: pooled [B, D], context [B, L, D] and its mask [B, L], each None where absent.
+
+    ``image`` has the planes of an image condition [B, E, H, W], None where there are none.
+    """
 
     pooled: Tensor | None = None
     context: Tensor | None = None
     mask: Tensor | None = None
+    image: Tensor | None = None
 
     def rows(self, index: Tensor) -> "Encoded":
         """Return the rows ``index`` [N] of each tensor."""
-        values = (self.pooled, self.context, self.mask)
+        values = (self.pooled, self.context, self.mask, self.image)
         return Encoded(*(None if value is None else value[index] for value in values))
 
     def pad_tokens(self, length: int) -> "Encoded":
@@ -101,14 +109,17 @@ class Encoded:
         if self.context is None or self.mask is None:
             return self
         more = (0, length - self.mask.shape[1])
-        return Encoded(self.pooled, F.pad(self.context, (0, 0, *more)), F.pad(self.mask, more))
+        return replace(self, context=F.pad(self.context, (0, 0, *more)), mask=F.pad(self.mask, more))
 
     def join_rows(self, other: "Encoded") -> "Encoded":
-        """Concatenate two batches of conditioning vectors along the batch dimension."""
+        """Concatenate two batches of conditioning vectors along the batch dimension; ``other`` may lack an image."""
         length = max(0 if mask is None else mask.shape[1] for mask in (self.mask, other.mask))
         first, second = self.pad_tokens(length), other.pad_tokens(length)
         pairs = ((first.pooled, second.pooled), (first.context, second.context), (first.mask, second.mask))
-        return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
+        image = None
+        if self.image is not None:
+            image = torch.cat([self.image, torch.zeros_like(self.image) if other.image is None else other.image])
+        return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs), image)
 
 
 class Conditioner(nn.Module):
@@ -233,7 +244,7 @@ class Conditioner(nn.Module):
             for embedding, values in zip(self.number_embeddings, condition.attributes.unbind(dim=1), strict=True):
                 numbers = embedding(values)
                 pooled = numbers if pooled is None else pooled + numbers
-        return Encoded(pooled, context, condition.mask)
+        return Encoded(pooled, context, condition.mask, condition.image)
 
     @staticmethod
     def _context(encoder: TextEncoder, condition: Condition) -> Tensor:

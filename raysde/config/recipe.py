@@ -28,7 +28,7 @@ from raysde.config.sections import (
     Validation,
 )
 from raysde.models.external_sde import ExternalSDE
-from raysde.models.spec import NetworkField, SDEField
+from raysde.models.spec import ImageConditionField, NetworkField, SDEField
 from raysde.networks import UNetConfig
 from raysde.sampling.method import Method
 from raysde.sde import VP
@@ -60,6 +60,11 @@ class RunConfig(Node):
     )
     class_conditional: bool = Field(False, description="tell the network the class label")
     attributes: Attributes = Field(Attributes(), description="numeric attributes of the images as conditions")
+    image_condition: ImageConditionField | None = Field(
+        None,
+        description="task of which the network is told an image: upscale for super-resolution, inpaint for images with "
+        "a hole; null for none",
+    )
     latent: Latent | None = Field(None, description="autoencoder whose latents are trained on; null for pixels")
     train: Train = Field(Train(), description="training loop")
     validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
@@ -133,6 +138,8 @@ class RunConfig(Node):
     def _check_latent(self) -> None:
         """Check that no key changes pixels, since latents are precomputed from whole images."""
         data = self.data
+        if self.image_condition is not None:
+            raise ValueError("image_condition works on pixels, which a recipe with latent.vae does not read; remove it")
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
             if given:

@@ -1,6 +1,7 @@
 """Sample images from a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, Unpack
 
 import torch
@@ -185,6 +186,7 @@ def draw_batches(
     *,
     share: float = 1.0,
     times: Tensor | None = None,
+    planes: Callable[[slice], Tensor] | None = None,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
     attributes: Attributes | None = None,
@@ -206,6 +208,7 @@ def draw_batches(
         run: function that samples a slice of the images from a score.
         share: part of the time grid, from 0 to 1, that ``run`` steps through, counted from the data's end.
         times: falling times, 1-D, that ``run`` steps through instead.
+        planes: function from a slice of the images to the planes of their image condition [B, E, H, W].
 
     Raises:
         ValueError: if prompts, labels or seeds are not ``count``, ``batch_size`` is below 1, or as :func:`sample`.
@@ -225,7 +228,13 @@ def draw_batches(
     for done, start in enumerate(range(0, count, batch_size)):
         rows = slice(start, min(count, start + batch_size))
         own = None if values is None else values[rows]
-        told = _row_conditions(_select_rows(prompts, rows), _select_rows(numbers, rows), rows.stop - start, own)
+        told = _row_conditions(
+            _select_rows(prompts, rows),
+            _select_rows(numbers, rows),
+            rows.stop - start,
+            own,
+            None if planes is None else planes(rows),
+        )
         score = leading.rows(rows).score(model.score_model, told, rows.stop - start)
         keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
         generators = [rng.generator(each, rng.IMAGE, number) for each, number in keys]
@@ -319,7 +328,7 @@ def make_guidance(
             other conditions, ``autoguidance`` is given without a guide, or ``guidance`` beside it for an unconditional
             model.
     """
-    if guidance != 1.0 and model.score_model.conditioner.width is None and autoguidance is not None:
+    if guidance != 1.0 and not model.score_model.is_conditional and autoguidance is not None:
         raise ValueError(
             f"guidance={guidance} was given beside autoguidance, but the model is unconditional; leave it at 1"
         )
@@ -336,6 +345,10 @@ def make_guidance(
     theirs, ours = ((each.encoder is None, each.classes) for each in (its, taken))
     if its.width is not None and (theirs != ours or autoguide.spec.attributes != model.spec.attributes):
         raise ValueError("autoguide: it takes other conditions than the model; give one with the same or none")
+    if autoguide.spec.image_condition not in (None, model.spec.image_condition):
+        raise ValueError(
+            "autoguide: it takes other images as conditions than the model; give one with the same or none"
+        )
     if own := describe_difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
         raise ValueError(f"autoguide: it knows other classes than the model: {own}")
     guide = autoguide.score_model.to(device_of(model))
@@ -352,9 +365,13 @@ def _select_rows(values: Sequence[Value] | None, rows: slice) -> Sequence[Value]
 
 
 def _row_conditions(
-    prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int, attributes: Tensor | None
+    prompts: Sequence[str] | None,
+    labels: Sequence[int] | None,
+    count: int,
+    attributes: Tensor | None,
+    planes: Tensor | None = None,
 ) -> EncodeConditions:
-    return lambda conditioner: conditioner.encode(prompts, labels, count, attributes)
+    return lambda conditioner: replace(conditioner.encode(prompts, labels, count, attributes), image=planes)
 
 
 def count_images(

@@ -135,6 +135,7 @@ def open_run(config: RunConfig) -> Run:
         latent=None if latents is None or config.latent is None else latent_spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
         attributes=find_attributes(config.attributes.names, manifest),
+        image_condition=config.image_condition,
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
@@ -271,10 +272,10 @@ def check_model(spec: ModelSpec) -> None:
     complete_preconditioning(spec)
     width = condition_width(spec)
     if isinstance(spec.network, ExternalConfig):
-        spec.network.find_factory(image=spec.image, condition=width)
+        spec.network.find_factory(image=spec.network_image, condition=width)
     else:
         with torch.device("meta"):
-            spec.network.build(spec.image, width, None if spec.text is None else width)
+            spec.network.build(spec.network_image, width, None if spec.text is None else width)
 
 
 def condition_width(spec: ModelSpec) -> int | None:
