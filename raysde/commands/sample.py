@@ -54,7 +54,8 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
         "--prompts-file",
         metavar="FILE",
         help="sample one image per row: .txt with one prompt per line, or .csv, .tsv, .jsonl or .parquet with a column "
-        "prompt, label or both, or the model's numeric attributes by name (optional columns: seed, negative)",
+        "prompt, label or both, the model's numeric attributes by name, or image (and mask) for models that are told images (optional columns: "
+        "seed, negative)",
     )
     command.add_argument(
         "--form",
@@ -114,6 +115,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.prompt_file import read_requests
+    from raysde.inference.told_images import told_columns
     from raysde.io.filesystems import absolute_location
     from raysde.models.sampling_defaults import resolve_settings
     from raysde.sampling.method import make_method
@@ -133,7 +135,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     load = make_loader(args, args.workers)
     model = load(args.model)
     spec = model.spec
-    requests = read_requests(args.prompts_file, [each.name for each in spec.attributes])
+    requests = read_requests(args.prompts_file, [each.name for each in spec.attributes], told_columns(spec))
     if requests.unread:
         print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
     guided = guidance_arguments(args, spec, load, conditional=True)

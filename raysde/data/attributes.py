@@ -8,7 +8,7 @@ from typing import Any
 
 from raysde.io.near import did_you_mean
 
-RESERVED = ("image", "prompt", "label", "number", "seed", "negative")
+RESERVED = ("image", "mask", "image_file", "mask_file", "prompt", "label", "number", "seed", "negative")
 """Columns of prompt files, requests and drawn images, which no attribute may be named after."""
 NAME = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 

@@ -27,10 +27,11 @@ def part_name(form: Form, part: int) -> str:
 
 def image_schema(rows: Sequence[Row]) -> pa.Schema:
     """Return the Arrow schema of sampled images; ``label`` is text for class names, else int64, and further columns,
-    the numeric attributes, are float64."""
+    the numeric attributes, are float64; paths of told images are text."""
     named = any(isinstance(row["label"], str) for row in rows)
     kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
-    kinds = {**kinds, **{name: "float64" for row in rows[:1] for name in row if name not in NUMBERS}}
+    more = [name for row in rows[:1] for name in row if name not in NUMBERS]
+    kinds = {**kinds, **{name: "string" if name.endswith("_file") else "float64" for name in more}}
     features = {
         "image": {"_type": "Image"},
         **{name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()},

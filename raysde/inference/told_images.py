@@ -1,6 +1,6 @@
 """Super-resolution and inpainting by models that were trained for the task, which take the images as conditions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,15 +9,65 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.conditioning.images import InpaintCondition, UpscaleCondition
+from raysde.images.files import check_mask, decode_file, stack_images
 from raysde.inference.pixels import ModelLike, device_of, to_floats, to_pixels
 from raysde.inference.sample import draw_batches, prepare_start, resolve_drawing
 from raysde.inference.samples import Drawn
+from raysde.models.spec import ModelSpec
 from raysde.sampling import sampler
 from raysde.sampling.sampler import Samples
 from raysde.sde import Score
 
 UNTOLD = ("iterations", "resample")
 """Options of models that were not trained for the task."""
+
+
+def told_columns(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the columns of prompt files and requests that hold the images which a model is told."""
+    if spec.image_condition is None:
+        return ()
+    return ("image", "mask") if isinstance(spec.image_condition, InpaintCondition) else ("image",)
+
+
+def read_told(spec: ModelSpec, files: Mapping[str, Sequence[tuple[str, bytes]]]) -> tuple[Tensor, Tensor | None]:
+    """Return images uint8 [B, C, H, W] that a model is told, and for inpainting masks bool [B, 1, H, W].
+
+    Args:
+        files: name, for messages, and content of the image files of each column of :func:`told_columns`.
+
+    Raises:
+        ValueError: naming the file that is no image or has another size than the model takes, or the missing column.
+    """
+    condition, (channels, height, width) = spec.image_condition, spec.image
+    assert condition is not None
+    for column in told_columns(spec):
+        if column not in files:
+            raise ValueError(f"a column {column} is missing beside {', '.join(files)}; add it")
+    factor = condition.factor if isinstance(condition, UpscaleCondition) else 1
+    size = (height // factor, width // factor)
+    images = stack_images([(name, decode_file(data, name)[0]) for name, data in files["image"]], channels, size)
+    if not isinstance(condition, InpaintCondition):
+        return images, None
+    masks = [check_mask(*decode_file(data, name), name, size) for name, data in files["mask"]]
+    return images, torch.stack(masks)[:, None]
+
+
+def sample_told(model: ModelLike, images: Tensor, masks: Tensor | None, **drawing: Any) -> Drawn:
+    """Sample images [B, C, H, W] by the task that the model was trained for.
+
+    Args:
+        images, masks: result of :func:`read_told`.
+        drawing: arguments of :func:`raysde.inference.sample.sample`.
+
+    Raises:
+        ValueError: as :func:`upscale_told` and :func:`inpaint_told`.
+    """
+    condition = model.spec.image_condition
+    if isinstance(condition, UpscaleCondition):
+        return upscale_told(model, condition, images, **drawing)
+    assert isinstance(condition, InpaintCondition)
+    assert masks is not None
+    return inpaint_told(model, condition, images, masks, **drawing)
 
 
 def upscale_told(

@@ -14,7 +14,7 @@ from raysde.models.spec import ModelSpec
 from raysde.registry import serving
 from raysde.sampling.method import SETTINGS
 
-COLUMNS = {"prompt": DataType.string, "number": DataType.long}
+COLUMNS = {"prompt": DataType.string, "number": DataType.long, "image": DataType.binary, "mask": DataType.binary}
 LABELS = {str: DataType.string, int: DataType.long}
 TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
 PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in SETTINGS.items()}}

@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+ATTRIBUTES = "tests/conditioning/test_attributes.py"
 BULK = "tests/inference/test_bulk.py"
 EDIT = "tests/inference/test_edit.py"
 GUIDANCE = "tests/inference/test_guidance.py"
@@ -10,6 +11,10 @@ PROMPT_FILE = "tests/inference/test_prompt_file.py"
 SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
+    Mutant("numbers of a batch those of the first", "raysde.inference.sample:draw_batches", "own = None if values is None else values[rows]", "own = None if values is None else values[: rows.stop - rows.start]", ATTRIBUTES + " -k 'prompt_file'"),
+    Mutant("unusual numbers unnoticed", "raysde.inference.attributes:warn_outside", "not attribute.contains(value)", "value == math.inf", ATTRIBUTES + " -k 'impossible'"),
+    Mutant("known pixels drawn anew", "raysde.inference.told_images:inpaint_told", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_tells'"),
+    Mutant("more noise than the model knows", "raysde.inference.told_images:upscale_told", "0.0 <= level <= condition.noise", "0.0 <= level", "tests/conditioning/test_images.py -k 'upscaling_tells'"),
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.sample", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
     Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
     Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
