@@ -54,8 +54,8 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
         "--prompts-file",
         metavar="FILE",
         help="sample one image per row: .txt with one prompt per line, or .csv, .tsv, .jsonl or .parquet with a column "
-        "prompt, label or both, the model's numeric attributes by name, or image (and mask) for models that are told images (optional columns: "
-        "seed, negative)",
+        "prompt, label or both, or the model's numeric attributes by name, or image (and mask) for models that are "
+        "told images (optional columns: seed, negative)",
     )
     command.add_argument(
         "--form",

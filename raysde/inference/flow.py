@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.data.classes import Label
-from raysde.inference.attributes import Attributes
+from raysde.inference.conditions import Attributes
 from raysde.inference.edit import check_images, check_interpolation_weights
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, need_pixels, to_floats, to_pixels
 from raysde.inference.sample import conditional_score

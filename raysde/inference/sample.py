@@ -1,17 +1,24 @@
 """Sample images from a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.data.classes import Label, class_numbers, describe_difference
+from raysde.data.classes import Label, describe_difference
 from raysde.images.sizes import Size, read_size
-from raysde.inference.attributes import Attributes, attribute_counts, attribute_tensor, known_values
-from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
+from raysde.inference.conditions import (
+    Attributes,
+    attribute_tensor,
+    count_images,
+    encode_rows,
+    known_values,
+    label_numbers,
+    select_rows,
+)
+from raysde.inference.guidance import Guidance, Interval, Led
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels, weights_hash
 from raysde.inference.samples import Drawn, DrawnPath, make_samples
 from raysde.io.keywords import own_keywords
@@ -228,9 +235,9 @@ def draw_batches(
     for done, start in enumerate(range(0, count, batch_size)):
         rows = slice(start, min(count, start + batch_size))
         own = None if values is None else values[rows]
-        told = _row_conditions(
-            _select_rows(prompts, rows),
-            _select_rows(numbers, rows),
+        told = encode_rows(
+            select_rows(prompts, rows),
+            select_rows(numbers, rows),
             rows.stop - start,
             own,
             None if planes is None else planes(rows),
@@ -283,15 +290,6 @@ def prepare_start(
     return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
 
 
-def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
-    """Return the class numbers of labels, or None if ``labels`` is None.
-
-    Raises:
-        ValueError: if a label is no class of the model.
-    """
-    return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
-
-
 def conditional_score(
     model: ModelLike,
     prompts: Sequence[str] | None,
@@ -308,7 +306,7 @@ def conditional_score(
         attributes: numeric attributes as for :func:`sample`.
     """
     values = attribute_tensor(model.spec, attributes, count)
-    encode = _row_conditions(prompts, label_numbers(model.spec, labels), count, values)
+    encode = encode_rows(prompts, label_numbers(model.spec, labels), count, values)
     return Guidance(scale=guidance).score(model.score_model, encode, count)
 
 
@@ -355,46 +353,6 @@ def make_guidance(
     return Guidance(
         scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
     )
-
-
-Value = TypeVar("Value")
-
-
-def _select_rows(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
-    return None if values is None else values[rows]
-
-
-def _row_conditions(
-    prompts: Sequence[str] | None,
-    labels: Sequence[int] | None,
-    count: int,
-    attributes: Tensor | None,
-    planes: Tensor | None = None,
-) -> EncodeConditions:
-    return lambda conditioner: replace(conditioner.encode(prompts, labels, count, attributes), image=planes)
-
-
-def count_images(
-    prompts: Sequence[str] | None,
-    labels: Sequence[Label] | None,
-    n: int | None,
-    attributes: Attributes | None = None,
-) -> int:
-    """Return the number of images that prompts, labels, lists of attributes and ``n`` ask for.
-
-    Raises:
-        ValueError: if their counts differ, the number is less than 1, or prompts or labels are no list.
-    """
-    for name, values in (("prompts", prompts), ("labels", labels)):
-        if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
-            raise ValueError(f"{name} must be a list with one for each image, got {values!r}")
-    given = [len(values) for values in (prompts, labels) if values is not None] + attribute_counts(attributes)
-    count = n if n is not None else given[0] if given else 1
-    if count < 1 or any(size != count for size in given):
-        raise ValueError(
-            f"n={n}, but {given} prompts, labels or attributes; give one for each image, and at least one image"
-        )
-    return count
 
 
 def _make_callback(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:

@@ -44,9 +44,9 @@ def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
 def request_columns(spec: ModelSpec) -> dict[str, bool]:
     """Return the columns of a request, and True for required ones.
 
-    ``prompt``, ``label`` and numeric attributes by name are present if the model takes them, and so are ``image`` and ``mask``, files of the images that it is told; one of them
-    is enough.
-    ``number`` is the image's number within the seed; it defaults to the row's number.
+    ``prompt``, ``label`` and numeric attributes by name are present if the model takes them, and so are ``image`` and
+    ``mask``, the files of the images that it is told; one column is enough. ``number`` is the image's number within the
+    seed; it defaults to the row's number.
     """
     conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
     conditions += [each.name for each in spec.attributes] + [*told_columns(spec)]

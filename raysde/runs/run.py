@@ -13,7 +13,6 @@ from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
 from raysde.config.places import resolve_place
-from raysde.data.attributes import Attribute, choose_attributes
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
 from raysde.data.classes import describe_difference, describe_unknown
@@ -31,6 +30,7 @@ from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.attributes import find_attributes
 from raysde.runs.order import make_feed
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
@@ -170,26 +170,6 @@ def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
             raise ValueError(f"sampling.labels: {describe_unknown(label, manifest.classes, manifest.labels)}")
         if counts is not None and not counts.get(label):
             raise ValueError(f"sampling.labels: no row of {manifest.path} has the label {label!r}; leave it out")
-
-
-def find_attributes(names: Sequence[str], manifest: Manifest) -> tuple[Attribute, ...]:
-    """Return the attributes of a recipe with their ranges in the data set.
-
-    Raises:
-        ValueError: if the data set lacks one, or all its rows have the same value.
-    """
-    try:
-        found = choose_attributes(names, manifest.attributes, "the data set")
-    except ValueError as error:
-        more = "" if manifest.attributes else "; ingest them with `raysde ingest --attributes`"
-        raise ValueError(f"attributes.names: {error} at {manifest.path}{more}") from None
-    for each in found:
-        if each.low == each.high:
-            raise ValueError(
-                f"attributes.names: {each.name} is {each.low:g} in all rows of {manifest.path}, so that nothing can be "
-                "learned of it; leave it out"
-            )
-    return found
 
 
 def make_view(config: RunConfig, manifest: Manifest) -> View:

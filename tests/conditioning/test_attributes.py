@@ -28,16 +28,17 @@ from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.digits import load_digits, stroke_thickness
 from raysde.evaluation.selection import draw_conditions
 from raysde.images.codec import encode_image
-from raysde.inference.attributes import attribute_tensor
 from raysde.inference.bulk import Bulk, draw_all
+from raysde.inference.conditions import attribute_tensor
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.registry.serving import Served, request_columns
+from raysde.runs.attributes import find_attributes
 from raysde.runs.build import make_objective
 from raysde.runs.hooks import draw_sample_grid
 from raysde.runs.local import train_here
-from raysde.runs.run import check_run, find_attributes, open_run
+from raysde.runs.run import check_run, open_run
 from raysde.training.objective import microbatch_loss
 from tests.support.command_line import refused
 from tests.support.models import inputs, spec_with

@@ -33,10 +33,11 @@ from raysde.images.codec import encode_image
 from raysde.inference.bulk import Bulk, draw_all
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
-from raysde.inference.told_images import told_columns
+from raysde.inference.told_images import draw_told, told_columns
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.registry.serving import Served, request_columns
 from raysde.runs.build import make_objective
+from raysde.runs.hooks import draw_sample_grid
 from raysde.runs.local import train_here
 from raysde.runs.run import check_run, open_run
 from raysde.sampling.sampler import sample
@@ -401,3 +402,17 @@ def test_a_prompt_file_and_a_request_name_the_images(tmp_path):
     refuse("image,mask\na0.png,\n", "row 1 has no mask")
     with pytest.raises(ValueError, match="row 0 has no image"):
         Served(model).predict(pd.DataFrame({"image": [None], "mask": [b""]}))
+
+
+def test_a_grid_is_told_held_out_images(digits, tmp_path):
+    """The grid is drawn under the planes of the first held-out rows, with the noise of the grid's seed."""
+    asked = {"sampling__count": 3, "sampling__steps": 2, "sampling__seed": 6, "validation__rows": 8}
+    run = open_run(loading.parse_recipe(told_recipe(digits, tmp_path, **asked)))
+    state = stirred(run)
+    images = Reader(digits).read(np.sort(run.held_out[:3])).images
+    x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    condition = replace(run.spec.image_condition, dropout=0.0)
+    planes = draw_planes(condition, x0, rng.generator(6, rng.GIVEN))
+    assert (planes[:, 2] == 1.0).all()
+    drawn = draw_told(Model(state.model, run.spec), 3, lambda rows: planes[rows], {}, {"seed": 6, "steps": 2})
+    assert draw_sample_grid(run, state.model).tobytes() == drawn.grid(3).tobytes()

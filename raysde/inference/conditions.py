@@ -1,15 +1,21 @@
-"""Numeric attributes that images are drawn with: from numbers by name to tensors."""
+"""Conditions of a batch of images: counted, as numbers and tensors, by rows."""
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from raysde.data.attributes import Attribute, choose_attributes
+from raysde.data.classes import Label, class_numbers
+from raysde.inference.guidance import EncodeConditions
 from raysde.models.spec import ModelSpec
+
+Value = TypeVar("Value")
 
 Attributes = Mapping[str, float | Sequence[float | None] | None]
 """Values by name: one for all images, or a list with one for each; None for unknown."""
@@ -70,3 +76,57 @@ def known_values(spec: ModelSpec, values: Tensor | None) -> dict[str, list[float
     columns = {each.name: column for each, column in zip(spec.attributes, values.T.tolist(), strict=True)}
     found = {name: [None if math.isnan(value) else value for value in column] for name, column in columns.items()}
     return {name: column for name, column in found.items() if any(value is not None for value in column)}
+
+
+def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
+    """Return the class numbers of labels, or None if ``labels`` is None.
+
+    Raises:
+        ValueError: if a label is no class of the model.
+    """
+    return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
+
+
+def select_rows(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
+    """Return the values of a slice of the images, None without values."""
+    return None if values is None else values[rows]
+
+
+def encode_rows(
+    prompts: Sequence[str] | None,
+    labels: Sequence[int] | None,
+    count: int,
+    attributes: Tensor | None,
+    planes: Tensor | None = None,
+) -> EncodeConditions:
+    """Return a function that encodes the conditions of ``count`` images by a model's own conditioner.
+
+    Args:
+        prompts, labels: one for each image; None without.
+        attributes: [count, A], NaN for unknown.
+        planes: planes of the image condition [count, E, H, W].
+    """
+    return lambda conditioner: replace(conditioner.encode(prompts, labels, count, attributes), image=planes)
+
+
+def count_images(
+    prompts: Sequence[str] | None,
+    labels: Sequence[Label] | None,
+    n: int | None,
+    attributes: Attributes | None = None,
+) -> int:
+    """Return the number of images that prompts, labels, lists of attributes and ``n`` ask for.
+
+    Raises:
+        ValueError: if their counts differ, the number is less than 1, or prompts or labels are no list.
+    """
+    for name, values in (("prompts", prompts), ("labels", labels)):
+        if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
+            raise ValueError(f"{name} must be a list with one for each image, got {values!r}")
+    given = [len(values) for values in (prompts, labels) if values is not None] + attribute_counts(attributes)
+    count = n if n is not None else given[0] if given else 1
+    if count < 1 or any(size != count for size in given):
+        raise ValueError(
+            f"n={n}, but {given} prompts, labels or attributes; give one for each image, and at least one image"
+        )
+    return count
