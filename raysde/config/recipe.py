@@ -125,10 +125,11 @@ class RunConfig(Node):
             self._check_latent()
         if not isinstance(self.sde, ExternalSDE):  # the user's own code is not imported to read a recipe
             Method(**self.sampling.settings).check(self.sde)
-        conditional = self.text is not None or self.class_conditional or bool(self.attributes.names)
-        if self.sampling.guidance != 1.0 and not conditional:
+        told = (self.text, self.class_conditional, self.attributes.names, self.image_condition)
+        if self.sampling.guidance != 1.0 and not any(told):
             raise ValueError(
-                "sampling.guidance needs captions or classes: set text or class_conditional, or attributes"
+                "sampling.guidance needs captions or classes: set text or class_conditional (or attributes, or "
+                "image_condition)"
             )
         if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
             raise ValueError("sampling.guidance needs training with and without conditions: set a train."

@@ -241,6 +241,7 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
             f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}"
             "; use data with the model's channels"
         )
+    held_out.check_told(model, question.metrics)
     conditions = draw_conditions(
         reader,
         question.split,

@@ -1,6 +1,6 @@
 """Metrics of held-out images: likelihood, and how well a model denoises and inpaints them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +106,23 @@ def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: 
             raise ValueError(f"{name}: LPIPS needs images of at least {SMALLEST} pixels a side, the model has {small}")
     if any(METRICS[name] == "denoised" for name in wanted) and not sde.sample_floor < t <= sde.ceiling:
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
+
+
+def check_told(model: Model, metrics: Sequence[str]) -> None:
+    """Check that a model that is told images is measured by the task that it was trained for.
+
+    Raises:
+        ValueError: naming the metric whose images are drawn without such an image.
+    """
+    told = model.spec.image_condition
+    if told is None:
+        return
+    for name in metrics:
+        if told.kind != "inpaint" or METRICS.get(name) != "inpainted":
+            raise ValueError(
+                f"{name}: the model is told images, for image_condition.kind={told.kind}, and this metric draws "
+                "without them; leave it out"
+            )
 
 
 def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow.types import DataType
 from PIL import Image
 
 from raysde import rng
@@ -33,6 +34,7 @@ from raysde.inference.conditions import attribute_tensor
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
 from raysde.models.spec import ModelSpec, fresh_model
+from raysde.registry.mlflow_model import make_signature
 from raysde.registry.serving import Served, request_columns
 from raysde.runs.attributes import find_attributes
 from raysde.runs.build import make_objective
@@ -320,6 +322,13 @@ def test_requests_have_a_column_for_each_attribute():
     files = [Image.open(io.BytesIO(each)) for each in served["image"]]
     assert np.array_equal(np.stack([np.asarray(each) for each in files]), drawn.images[:, 0].numpy())
     assert [json.loads(file.text["attributes"]) for file in files] == [{"age": 12.0, "size": 0.5}, {"size": -0.5}]
+
+
+def test_the_signature_has_the_attributes_as_numbers():
+    found = {each.name: (each.type, each.required) for each in make_signature(number_model(AGE, SIZE).spec).inputs}
+    assert found["age"] == found["size"] == (DataType.double, False)
+    alone = {each.name: each.required for each in make_signature(number_model(AGE).spec).inputs}
+    assert alone == {"age": True, "number": False}
 
 
 def test_evaluation_draws_for_the_numbers_of_real_rows(numbered):

@@ -29,6 +29,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import write_shard
 from raysde.evaluation.features.inception import network_of_arrays
 from raysde.evaluation.features.networks import wrap_as_network
+from raysde.evaluation.held_out import check_told
 from raysde.images.codec import encode_image
 from raysde.inference.bulk import Bulk, draw_all
 from raysde.inference.model import Model
@@ -416,3 +417,10 @@ def test_a_grid_is_told_held_out_images(digits, tmp_path):
     assert (planes[:, 2] == 1.0).all()
     drawn = draw_told(Model(state.model, run.spec), 3, lambda rows: planes[rows], {}, {"seed": 6, "steps": 2})
     assert draw_sample_grid(run, state.model).tobytes() == drawn.grid(3).tobytes()
+
+
+def test_metrics_that_give_no_image_are_refused():
+    for condition, metric in ((UPSCALE, "fid"), (UPSCALE, "inpainted_mse"), (INPAINT, "bpd")):
+        with pytest.raises(ValueError, match=f"{metric}: the model is told images, for image_condition.kind="):
+            check_told(told_model(condition), (metric,))
+    check_told(told_model(INPAINT), ("inpainted_mse", "inpainted_psnr"))
