@@ -112,14 +112,12 @@ class Encoded:
         return replace(self, context=F.pad(self.context, (0, 0, *more)), mask=F.pad(self.mask, more))
 
     def join_rows(self, other: "Encoded") -> "Encoded":
-        """Concatenate two batches of conditioning vectors along the batch dimension; ``other`` may lack an image."""
+        """Concatenate two batches of conditioning vectors along the batch dimension."""
+        assert (self.image is None) == (other.image is None)
         length = max(0 if mask is None else mask.shape[1] for mask in (self.mask, other.mask))
         first, second = self.pad_tokens(length), other.pad_tokens(length)
-        pairs = ((first.pooled, second.pooled), (first.context, second.context), (first.mask, second.mask))
-        image = None
-        if self.image is not None:
-            image = torch.cat([self.image, torch.zeros_like(self.image) if other.image is None else other.image])
-        return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs), image)
+        pairs = zip(vars(first).values(), vars(second).values(), strict=True)
+        return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 
 class Conditioner(nn.Module):

@@ -27,7 +27,7 @@ class NumberEmbedding(nn.Module):
     def __init__(self, low: float, high: float, width: int) -> None:
         super().__init__()
         assert low < high
-        self.middle, self.half = 0.5 * (low + high), 0.5 * (high - low)
+        self.middle, self.radius = 0.5 * (low + high), 0.5 * (high - low)
         octaves = torch.arange(FREQUENCIES, dtype=torch.float32)
         self.register_buffer("frequencies", 0.25 * math.pi * 2.0**octaves, persistent=False)
         self.layers = nn.Sequential(nn.Linear(1 + 2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
@@ -36,7 +36,7 @@ class NumberEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         known = ~torch.isnan(values)
         # unknown values are replaced before the layers, since the gradient of NaN is NaN even where it is masked
-        scaled = torch.where(known, (values.float() - self.middle) / self.half, 0.0)[:, None]
+        scaled = torch.where(known, (values.float() - self.middle) / self.radius, 0.0)[:, None]
         angles = scaled * self.frequencies
         vectors = self.layers(torch.cat([scaled, angles.sin(), angles.cos()], dim=1))
         return torch.where(known[:, None], vectors, self.unknown.to(vectors.dtype))

@@ -203,7 +203,10 @@ class Guidance:
             return plain if scale == 1.0 else Autoguided(plain, self.weak(encode), scale, self.interval)
         if not model.is_conditional:
             raise ValueError(f"guidance={self.scale} was given, but the model is unconditional; leave it at 1")
-        guided = Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)
+        null = own.encode(self.negatives, None, count)
+        if plain.encoded.image is not None:
+            null = replace(null, image=torch.zeros_like(plain.encoded.image))
+        guided = Guided(model, plain.encoded, null, self.scale, self.interval)
         if self.autoguidance is None:
             return guided
         return TwiceGuided(guided, self.weak(encode), self.autoguidance, self.interval)

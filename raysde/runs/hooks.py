@@ -100,7 +100,7 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     draw: Callable[..., Drawn] = partial(whole.sample, n=sampling.count)
     if run.spec.image_condition is not None:
         planes = grid_planes(run, run.spec.image_condition).to(whole.device)
-        draw = partial(draw_told, whole, sampling.count, lambda rows: planes[rows], {})
+        draw = partial(draw_planes_told, whole, planes)
     drawn = draw(
         prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
         labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
@@ -111,6 +111,11 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     )
     kinds = len(sampling.prompts) or len(sampling.labels) or max(map(len, sampling.attributes.values()), default=10)
     return drawn.grid(min(sampling.count, kinds))
+
+
+def draw_planes_told(model: Model, planes: Tensor, **drawing: Any) -> Drawn:
+    """Return images drawn under planes [N, E, H, W]; ``drawing`` is as for :func:`raysde.inference.sample.sample`."""
+    return draw_told(model, len(planes), lambda rows: planes[rows], {}, drawing)
 
 
 def grid_planes(run: Run, condition: ImageCondition) -> Tensor:

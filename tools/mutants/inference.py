@@ -11,6 +11,7 @@ PROMPT_FILE = "tests/inference/test_prompt_file.py"
 SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
+    Mutant("guidance away from the same image", "raysde.inference.guidance:Guidance.score", "torch.zeros_like(plain.encoded.image)", "plain.encoded.image", "tests/conditioning/test_images.py -k 'leads_away'"),
     Mutant("numbers of a batch those of the first", "raysde.inference.sample:draw_batches", "own = None if values is None else values[rows]", "own = None if values is None else values[: rows.stop - rows.start]", ATTRIBUTES + " -k 'prompt_file'"),
     Mutant("unusual numbers unnoticed", "raysde.inference.conditions:warn_outside", "not attribute.contains(value)", "value == math.inf", ATTRIBUTES + " -k 'impossible'"),
     Mutant("known pixels drawn anew", "raysde.inference.told_images:inpaint_told", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_tells'"),

@@ -183,7 +183,8 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
     ) and "caption" not in normalise_name(file.stem)
     for name, value in document.items():
         captions: tuple[str, ...] = ()
-        label, numbers = None, ()
+        label = None
+        numbers: Values = ()
         try:
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
