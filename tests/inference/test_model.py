@@ -144,7 +144,7 @@ def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeyp
         flow, "conditional_score", lambda self, *given: asked.append(given) or plain(self, None, None, *given[2:])
     )
     exact.interpolate(images[:1], images[1:2], [0.25, 0.75], prompts=["a"], labels=[3])
-    assert asked == [(["a"], [3], 1, 1.0)] * 4
+    assert asked == [(["a"], [3], 1, 1.0, None)] * 4
 
 
 def test_pixels_and_floats_are_in_the_models_data_range(exact, images):
