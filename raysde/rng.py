@@ -46,6 +46,12 @@ EVALUATION = 12
 """Streams of random choices in an evaluation, keyed by purpose."""
 LANES = 13
 """Streams that shuffle the rows of a lane's windows, keyed by window and bucket."""
+ATTRIBUTES = 14
+"""Streams of the dropout of single numeric attributes, keyed by step and microbatch."""
+PLANES = 15
+"""Streams of holes, noise and dropout of image conditions, keyed by step and microbatch."""
+GIVEN = 16
+"""Streams of the noise added to given image conditions, keyed by image index."""
 
 
 def key(seed: int, *path: int) -> int:

@@ -63,7 +63,8 @@ def ingest_journal(out: str) -> Journal:
 
 def ingest_identity(source: Source, rules: Rules) -> str:
     """Return a hash of everything that determines the content of the shards."""
-    rules_said = {"reading": READING, "rules": asdict(rules)}
+    said_of_rules = {key: value for key, value in asdict(rules).items() if key != "attributes" or value}
+    rules_said = {"reading": READING, "rules": said_of_rules}
     said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """The command `raysde ingest`: convert captioned images into shards."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from raysde.commands import parse_size_option
@@ -24,7 +25,7 @@ A source is the path or URI (s3://, gs://, hdfs://) of
   WebDataset tars         one tar, a folder of them, or a pattern such as 'data/train-*.tar'
   Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
   arrays                  .npy, .npz, or the idx files of MNIST and Fashion-MNIST
-  sklearn:digits          the digits data set of scikit-learn
+  sklearn:digits          the digits data set of scikit-learn; its stroke thickness with --attributes thickness
   emoji:FONT              twelve emoji of a colour font such as NotoColorEmoji.ttf, 32 x 32 or of --size;
                           all-emoji:FONT for all of them, captioned by their Unicode names
 After an interruption, the same command resumes."""
@@ -40,6 +41,8 @@ After an interruption, the same command resumes."""
     said.add_argument("--caption-column", metavar="NAME", help=column)
     column = "column or JSON key of the labels; default: label, class or labels"
     said.add_argument("--label-column", metavar="NAME", help=column)
+    numbers = "columns or JSON keys of numbers to store, such as thickness,age, which models may take as conditions"
+    said.add_argument("--attributes", metavar="NAME,...", type=split_names, default=(), help=numbers)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     add_shard_options(command.add_argument_group("shards"))
     command.set_defaults(run=run_ingest)
@@ -74,6 +77,11 @@ def add_shard_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--skip-bad", action="store_true", help=skip)
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in a list that is separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def list_choices(meanings: dict[str, str]) -> str:
     """Return the choices with their meanings as one string."""
     return "; ".join(f"{name}: {text}" for name, text in meanings.items())
@@ -93,7 +101,7 @@ def run_ingest(args: argparse.Namespace) -> None:
     size = check_options(args)
     check_apart(args.source, args.out)
     found = open_source(
-        prepare_source(args.source, Path(args.out).expanduser(), size),
+        prepare_source(args.source, Path(args.out).expanduser(), size, args.attributes),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -101,6 +109,7 @@ def run_ingest(args: argparse.Namespace) -> None:
         caption_template=args.caption_template,
         caption_column=args.caption_column,
         label_column=args.label_column,
+        attributes=args.attributes,
         missing="bad" if args.skip_bad else "refuse",
     )
     for note in found.notes:
@@ -138,7 +147,7 @@ def check_apart(source: str, out: str) -> None:
         raise ValueError(f"{out} lies in the source {source}, which would mix shards with images: name another folder")
 
 
-def prepare_source(source: str, out: Path, size: Size | None) -> str:
+def prepare_source(source: str, out: Path, size: Size | None, attributes: Sequence[str] = ()) -> str:
     """Return the source; digits and emoji are first written as an image folder beside ``out``, whose path is returned.
 
     Raises:
@@ -151,7 +160,7 @@ def prepare_source(source: str, out: Path, size: Size | None) -> str:
     if source == DIGITS:
         from raysde.data.ingest.digits import write_digits
 
-        write_digits(folder)
+        write_digits(folder, thickness="thickness" in attributes)
     else:
         from raysde.data.ingest.emoji import CHOSEN, write_emoji
 
@@ -200,6 +209,10 @@ def print_summary(manifest: "object", out: str) -> None:
             f"{len(empty)} of the {manifest.classes} classes have no rows, so that nothing can be learned of them: "
             f"{listed_names(empty)}"
         )
+    for each in manifest.attributes:
+        count = manifest.statistics["attributes"][each.name]["rows"]
+        bare = f", {manifest.rows - count} images without a value" if count < manifest.rows else ""
+        print(f"attribute {each.name}: {each.low:g} to {each.high:g}{bare}")
     if held := manifest.rows_in("validation"):
         print(f"{held} of them are in the validation split")
     report = json.loads(read_bytes(child_path(manifest.path, "report.json")))

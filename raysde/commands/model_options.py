@@ -43,6 +43,13 @@ def add_prompt_options(command: argparse.ArgumentParser) -> None:
         help="class to sample: its name, or its number if the model stores no names; if repeated, images take the "
         "labels in turn",
     )
+    command.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="numeric attribute to sample, such as age=30; if a name is repeated, images take its values in turn",
+    )
     command.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     command.add_argument(
         "--guidance",
@@ -198,11 +205,15 @@ def drawing_arguments(
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     asked = parse_labels(args.label, model.spec)
     labels = [asked[i % len(asked)] for i in range(count)] if asked else None
-    guided = guidance_arguments(args, model.spec, load, conditional=bool(prompts or labels), own=own)
+    values = parse_attributes(args.attribute, model.spec)
+    attributes = {name: [given[i % len(given)] for i in range(count)] for name, given in values.items()}
+    conditional = bool(prompts or labels or attributes)
+    guided = guidance_arguments(args, model.spec, load, conditional=conditional, own=own)
     with show_progress_bar("drawing", "step") as progress:
         yield {
             "prompts": prompts,
             "labels": labels,
+            "attributes": attributes,
             "seed": args.seed,
             "batch_size": args.batch_size,
             "progress": progress,
@@ -225,13 +236,38 @@ def parse_labels(texts: Sequence[str], spec: Any) -> list[Any]:
         raise ValueError(f"--label {error}") from None
 
 
+def parse_attributes(texts: Sequence[str], spec: Any) -> dict[str, list[float]]:
+    """Return the values of each attribute in ``NAME=VALUE`` texts, in their order.
+
+    Raises:
+        ValueError: naming the text that is no number, or the attribute that the model lacks.
+    """
+    from raysde.data.attributes import choose_attributes, parse_number
+
+    found: dict[str, list[float]] = {}
+    for text in texts:
+        name, equals, written = text.partition("=")
+        try:
+            value = parse_number(written)
+        except ValueError:
+            value = None
+        if not equals or value is None:
+            raise ValueError(f"--attribute {text!r}: write a name and a number, such as age=30")
+        found.setdefault(name.strip(), []).append(value)
+    try:
+        choose_attributes(found, spec.attributes, "the model")
+    except ValueError as error:
+        raise ValueError(f"--attribute: {error}") from None
+    return found
+
+
 def guidance_arguments(
     args: argparse.Namespace, spec: Any, load: Callable[[str], Any], *, conditional: bool, own: bool = True
 ) -> dict[str, Any]:
     """Return the guidance options as keyword arguments of every sampling function.
 
     Args:
-        conditional: True if there are prompts or labels.
+        conditional: True if there are prompts, labels or attributes.
         own: False for tasks that ignore the model's own sampler settings.
 
     Raises:

@@ -24,7 +24,8 @@ def suggest_sample_command(source: str, folder: Path, *options: str) -> str:
 
 
 def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:
-    """Return --prompt or --label with the first value of the recipe's sample grid, else of the training data.
+    """Return --prompt or --label with the first value of the recipe's sample grid, else of the training data; without
+    both, --attribute with the middle of each range.
 
     Raises:
         ValueError: as :func:`raysde.data.dataset.manifest.read_manifest`.
@@ -38,4 +39,6 @@ def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -
     if spec.classes:
         known = recipe.get("sampling.labels") or spec.class_names or ["0"]
         return ["--label", str(known[0])]
-    return []
+    return [
+        part for each in spec.attributes for part in ("--attribute", f"{each.name}={0.5 * (each.low + each.high):.4g}")
+    ]

@@ -54,7 +54,8 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
         "--prompts-file",
         metavar="FILE",
         help="sample one image per row: .txt with one prompt per line, or .csv, .tsv, .jsonl or .parquet with a column "
-        "prompt, label or both (optional columns: seed, negative)",
+        "prompt, label or both, or the model's numeric attributes by name, or image (and mask) for models that are "
+        "told images (optional columns: seed, negative)",
     )
     command.add_argument(
         "--form",
@@ -86,7 +87,8 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.workers:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
-    told = max(len(args.prompt), len(args.label)) or 16
+    names = [text.partition("=")[0] for text in args.attribute]
+    told = max(len(args.prompt), len(args.label), *map(names.count, names)) or 16
     count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
     out = Path(args.out).expanduser()
     check_out(out, [*name_pictures(count), "grid.png", *(["path.png"] if args.path is not None else [])])
@@ -113,25 +115,29 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.prompt_file import read_requests
+    from raysde.inference.told_images import told_columns
     from raysde.io.filesystems import absolute_location
     from raysde.models.sampling_defaults import resolve_settings
     from raysde.sampling.method import make_method
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
-    for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
+    conditions = {"--prompt": args.prompt, "--label": args.label, "--attribute": args.attribute}
+    for option, given in {**conditions, "-n": args.n is not None, **alone}.items():
         if given:
-            raise ValueError(f"{option} cannot be given with --prompts-file, which has the prompts and labels")
+            raise ValueError(
+                f"{option} cannot be given with --prompts-file, which has the prompts, labels and attributes"
+            )
     draw: Draw = draw_here
     if args.workers:
         from raysde.cluster.sample import draw_on_actors
 
         draw = draw_on_actors(args.workers, args.device)
-    requests = read_requests(args.prompts_file)
-    if requests.unread:
-        print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
     load = make_loader(args, args.workers)
     model = load(args.model)
     spec = model.spec
+    requests = read_requests(args.prompts_file, [each.name for each in spec.attributes], told_columns(spec))
+    if requests.unread:
+        print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
     guided = guidance_arguments(args, spec, load, conditional=True)
     found = resolve_settings(spec.generation, parse_method(args) | guided, True, usual=spec.default_solver)
     negative, settings = guided.pop("negative"), {"batch_size": args.batch_size, **make_method(found), **guided}

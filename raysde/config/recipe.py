@@ -14,6 +14,7 @@ from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config.intervals import Interval
 from raysde.config.sections import (
+    Attributes,
     Data,
     Latent,
     Name,
@@ -27,7 +28,7 @@ from raysde.config.sections import (
     Validation,
 )
 from raysde.models.external_sde import ExternalSDE
-from raysde.models.spec import NetworkField, SDEField
+from raysde.models.spec import ImageConditionField, NetworkField, SDEField
 from raysde.networks import UNetConfig
 from raysde.sampling.method import Method
 from raysde.sde import VP
@@ -58,6 +59,12 @@ class RunConfig(Node):
         "that `raysde precompute` ran over the data and otherwise scratch; null for no captions",
     )
     class_conditional: bool = Field(False, description="tell the network the class label")
+    attributes: Attributes = Field(Attributes(), description="numeric attributes of the images as conditions")
+    image_condition: ImageConditionField | None = Field(
+        None,
+        description="task of which the network is told an image: upscale for super-resolution, inpaint for images with "
+        "a hole; null for none",
+    )
     latent: Latent | None = Field(None, description="autoencoder whose latents are trained on; null for pixels")
     train: Train = Field(Train(), description="training loop")
     validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
@@ -103,6 +110,13 @@ class RunConfig(Node):
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
         if self.sampling.labels and not self.class_conditional:
             raise ValueError("sampling.labels needs classes: set class_conditional, or remove the labels")
+        for name, values in self.sampling.attributes.items():
+            if name not in self.attributes.names:
+                raise ValueError(
+                    f"sampling.attributes needs {name!r} in attributes.names; add it, or remove the values"
+                )
+            if not values:
+                raise ValueError(f"sampling.attributes has no value of {name!r}; give one or more, or remove the name")
         if self.train.text_lr is not None and not self.trains_text:
             raise ValueError("train.text_lr needs a text encoder that is trained: text.kind=scratch or text.trainable")
         if self.validation.patience and self.validation.rows == 0:
@@ -111,9 +125,12 @@ class RunConfig(Node):
             self._check_latent()
         if not isinstance(self.sde, ExternalSDE):  # the user's own code is not imported to read a recipe
             Method(**self.sampling.settings).check(self.sde)
-        conditional = self.text is not None or self.class_conditional
-        if self.sampling.guidance != 1.0 and not conditional:
-            raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
+        told = (self.text, self.class_conditional, self.attributes.names, self.image_condition)
+        if self.sampling.guidance != 1.0 and not any(told):
+            raise ValueError(
+                "sampling.guidance needs captions or classes: set text or class_conditional (or attributes, or "
+                "image_condition)"
+            )
         if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
             raise ValueError("sampling.guidance needs training with and without conditions: set a train."
                              "condition_dropout between 0 and 1")  # fmt: skip
@@ -122,6 +139,8 @@ class RunConfig(Node):
     def _check_latent(self) -> None:
         """Check that no key changes pixels, since latents are precomputed from whole images."""
         data = self.data
+        if self.image_condition is not None:
+            raise ValueError("image_condition works on pixels, which a recipe with latent.vae does not read; remove it")
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
             if given:

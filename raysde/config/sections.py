@@ -142,6 +142,28 @@ class Data(Node):
         return self
 
 
+class Attributes(Node):
+    """Numeric attributes of the images as conditions."""
+
+    names: tuple[str, ...] = Field(
+        (), description="numeric attributes that the model is told, of those that `raysde ingest --attributes` stored"
+    )
+    dropout: Fraction = Field(
+        0.0,
+        description="share of values of each attribute that are dropped by themselves, so that images can be drawn "
+        "with some attributes unknown; train.condition_dropout drops all conditions together",
+    )
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for place, name in enumerate(self.names):
+            if name in self.names[:place]:
+                raise ValueError(f"names holds {name!r} twice; name it once")
+        if self.dropout and not self.names:
+            raise ValueError("dropout needs attributes: set attributes.names, or remove the key")
+        return self
+
+
 class Latent(Node):
     """Training in the latent space of an autoencoder."""
 
@@ -281,6 +303,11 @@ class Grids(Node):
     )
     labels: tuple[LabelName, ...] = Field(
         (), description="class names of the grid, repeated in turn; empty draws without a class"
+    )
+    attributes: dict[str, tuple[float, ...]] = Field(
+        {},
+        description="values of numeric attributes for the grid, by name, repeated in turn, such as "
+        "{thickness: [1, 2]}; attributes that are left out are unknown",
     )
     guidance: Scale = Field(1.0, description="classifier-free guidance scale; 1 for none")
     seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")

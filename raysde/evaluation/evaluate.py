@@ -295,12 +295,14 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
             f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}"
             "; use data with the model's channels"
         )
+    held_out.check_told(model, question.metrics)
     conditions = draw_conditions(
         reader,
         question.split,
         classes=taken.classes,
         captions=taken.tokenizer is not None,
         names=model.spec.class_names,
+        attributes=[each.name for each in model.spec.attributes],
     )
     if "accuracy" in question.metrics and not conditions.labels:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Metrics of held-out images: likelihood, and how well a model denoises and inpaints them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import mean_and_error, normal_interval
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
-from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
+from raysde.evaluation.selection import known_numbers, read_images, select_rows, to_image_tensor
 from raysde.inference.model import Model
 from raysde.rng import noise_from
 from raysde.sampling.likelihood import TOLERANCE
@@ -66,18 +66,24 @@ class HeldOut:
 
     def model_arguments(self, columns: Columns) -> dict[str, Any]:
         """Return the conditions of these rows that the model takes: captions as ``prompts``, class numbers as
-        ``labels``.
+        ``labels``, numeric ``attributes``.
 
         Raises:
             ValueError: if the model's classes do not match the data's.
         """
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
+        told: dict[str, Any] = {"prompts": prompts}
+        if columns.attributes is not None and taken.attributes:
+            values = dict(zip(self.reader.attributes, columns.attributes.T, strict=True))
+            told["attributes"] = {
+                each.name: list(known_numbers(values[each.name])) for each in self.model.spec.attributes
+            }
         if not taken.classes:
-            return {"prompts": prompts, "labels": None}
+            return {**told, "labels": None}
         numbers = match_classes(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
         # the appended entry is for rows without a label, whose number is -1
-        return {"prompts": prompts, "labels": np.append(numbers, -1)[columns.labels].tolist()}
+        return {**told, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
 def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
@@ -100,6 +106,23 @@ def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: 
             raise ValueError(f"{name}: LPIPS needs images of at least {SMALLEST} pixels a side, the model has {small}")
     if any(METRICS[name] == "denoised" for name in wanted) and not sde.sample_floor < t <= sde.ceiling:
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
+
+
+def check_told(model: Model, metrics: Sequence[str]) -> None:
+    """Check that a model that is told images is measured by the task that it was trained for.
+
+    Raises:
+        ValueError: naming the metric whose images are drawn without such an image.
+    """
+    told = model.spec.image_condition
+    if told is None:
+        return
+    for name in metrics:
+        if told.kind != "inpaint" or METRICS.get(name) != "inpainted":
+            raise ValueError(
+                f"{name}: the model is told images, for image_condition.kind={told.kind}, and this metric draws "
+                "without them; leave it out"
+            )
 
 
 def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:

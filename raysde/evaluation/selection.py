@@ -1,12 +1,14 @@
 """Selection of the real images to measure, and of the conditions of drawn images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raysde.data.attributes import choose_attributes
 from raysde.data.classes import match_classes
 from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Manifest, Split
@@ -52,19 +54,24 @@ def to_image_tensor(columns: Columns) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageConditions:
-    """Conditions of drawn images: labels in rotation, and the captions of each label in rotation.
+    """Conditions of drawn images: labels in rotation, and the captions and attributes of each label in rotation.
 
     Attributes:
         labels: class numbers of the data, empty without labels.
         captions: captions of each label; a single tuple without labels; empty without captions.
         told: True if the model takes labels; otherwise they serve only to know the class of a caption.
         numbers: the model's class number for each of the data's; empty if they are the same.
+        names: names of the numeric attributes that the model takes.
+        values: attributes of rows of each label, a row's in the order of ``names`` and None for unknown; a single tuple
+            without labels.
     """
 
     labels: tuple[int, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     told: bool = False
     numbers: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
 
     def label(self, number: int) -> int | None:
         """Return the class that image ``number`` should show, or None if that is not known."""
@@ -77,17 +84,32 @@ class ImageConditions:
         group, turn = number % len(self.captions), number // len(self.captions)
         return self.captions[group][turn % len(self.captions[group])]
 
-    def drawing(self, numbers: range) -> dict[str, Sequence[object] | None]:
-        """Return the prompts and labels of images as keyword arguments of a model's ``sample``."""
+    def attributes(self, number: int) -> tuple[float | None, ...]:
+        """Return the numeric attributes that image ``number`` is drawn for, in the order of ``names``."""
+        group, turn = number % len(self.values), number // len(self.values)
+        return self.values[group][turn % len(self.values[group])]
+
+    def drawing(self, numbers: range) -> dict[str, Any]:
+        """Return the conditions of images as keyword arguments of a model's ``sample``."""
         prompts = [self.prompt(number) for number in numbers] if self.captions else None
         labels = [self.label(number) for number in numbers] if self.told else None
         if labels is not None and self.numbers:
             labels = [None if label is None else self.numbers[label] for label in labels]
-        return {"prompts": prompts, "labels": labels}
+        if not self.names:
+            return {"prompts": prompts, "labels": labels}
+        columns = zip(*(self.attributes(number) for number in numbers), strict=True)
+        given = {name: list(column) for name, column in zip(self.names, columns, strict=True)}
+        return {"prompts": prompts, "labels": labels, "attributes": given}
 
 
 def draw_conditions(
-    reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
+    reader: Reader,
+    split: Split,
+    *,
+    classes: int,
+    captions: bool,
+    names: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> ImageConditions:
     """Return the conditions of a model, from the rows of a split; classes without a row are left out.
 
@@ -95,6 +117,23 @@ def draw_conditions(
         classes: number of classes that the model takes, 0 for none.
         captions: True if the model takes captions.
         names: names of the model's classes in the order of their numbers; empty if they are not known.
+        attributes: names of the numeric attributes that the model takes.
+
+    Raises:
+        ValueError: if the data has other classes than the model, no captions, or lacks an attribute.
+    """
+    found = draw_words(reader, split, classes=classes, captions=captions, names=names)
+    if not attributes:
+        return found
+    choose_attributes(attributes, reader.manifest.attributes, f"the data at {reader.manifest.path}")
+    by_label = attributes_by_label(reader, select_rows(reader.manifest, split, CAPTIONED), attributes)
+    every = tuple(row for rows in by_label.values() for row in rows)
+    values = tuple(tuple(by_label.get(label, every)) for label in found.labels) or (every,)
+    return replace(found, names=tuple(attributes), values=values)
+
+
+def draw_words(reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str]) -> ImageConditions:
+    """Return the captions and labels of a model's conditions; the arguments are those of :func:`draw_conditions`.
 
     Raises:
         ValueError: if the data has other classes than the model, or no captions.
@@ -134,3 +173,27 @@ def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
         captions = group.captions[inside].as_py()
         found.setdefault(number, set()).update(captions[:1])
     return found
+
+
+def attributes_by_label(
+    reader: Reader, rows: np.ndarray, names: Sequence[str]
+) -> dict[int, list[tuple[float | None, ...]]]:
+    """Return the numeric attributes of rows [N] in the order of ``names``, grouped by class number, -1 without a label.
+
+    Raises:
+        ValueError: naming the shard that is missing or damaged.
+    """
+    places = [reader.attributes.index(name) for name in names]
+    found: dict[int, list[tuple[float | None, ...]]] = {}
+    for _, group, inside in reader.groups.holding(rows):
+        assert group.labels is not None, "the reader gives labels"
+        assert group.attributes is not None, "the reader gives attributes"
+        label = group.labels[inside].as_py()
+        number = -1 if label is None else reader.numbers[label]
+        found.setdefault(number, []).append(known_numbers(group.attributes[inside][places]))
+    return found
+
+
+def known_numbers(values: np.ndarray) -> tuple[float | None, ...]:
+    """Return numbers [A] with None in place of NaN."""
+    return tuple(None if np.isnan(value) else float(value) for value in values)

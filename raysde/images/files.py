@@ -1,5 +1,6 @@
 """Read image files and masks as tensors, and report changes to their pixels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,19 @@ def open_file(path: str) -> tuple[Tensor, frozenset[Change]]:
         raise ValueError(f"there is no image {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    return decode_file(data, path)
+
+
+def decode_file(data: bytes, name: str) -> tuple[Tensor, frozenset[Change]]:
+    """Return the content of an image file as :func:`open_file`; ``name`` is the file's in messages.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read as an image.
+    """
     try:
         read = read_picture(data, 1 if data and is_grey(data) else 3)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
     array = np.array(read.picture)
     image = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
     return image, read.changes & set(SAID)
@@ -48,7 +58,19 @@ def open_mask(path: str, size: tuple[int, int]) -> Tensor:
         ValueError: if the file is no image, has several frames, is partly transparent, has no pixel brighter than
             half grey though not all are black, or has another size.
     """
-    image, changes = open_file(path)
+    return check_mask(*open_file(path), path, size)
+
+
+def check_mask(image: Tensor, changes: frozenset[Change], path: str, size: tuple[int, int]) -> Tensor:
+    """Return a mask, read by :func:`decode_file` from ``path``, as bool [H, W]; see :func:`open_mask`.
+
+    Args:
+        image: uint8 [C, H, W].
+        size: (height, width) that the mask must have.
+
+    Raises:
+        ValueError: as :func:`open_mask`.
+    """
     if "transparent" in changes:
         raise ValueError(
             f"the mask {path} is transparent in places, which marks pixels neither as kept nor as filled in; "
@@ -68,3 +90,26 @@ def open_mask(path: str, size: tuple[int, int]) -> Tensor:
             "scale it to black and white: 0 and 255 in an 8-bit file, 0 and 65535 in a 16-bit file"
         )
     return levels > 127.5
+
+
+def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
+    """Stack named images to uint8 [B, C, H, W], (H, W) = ``size``; grey ones are repeated to a model's three channels.
+
+    Raises:
+        ValueError: naming the first image of another size or number of channels.
+    """
+    files = [(path, image.expand(3, -1, -1) if (len(image), channels) == (1, 3) else image) for path, image in files]
+    for path, image in files:
+        if image.shape != (channels, *size):
+            raise ValueError(
+                f"{path} is {describe_shape(*image.shape)}, but this edit of the model takes images of "
+                f"{describe_shape(channels, *size)}; resize or convert it"
+            )
+    return torch.stack([image for _, image in files])
+
+
+def describe_shape(channels: int, height: int, width: int) -> str:
+    """Return an image's shape as text: height x width in pixels and its colours, by the number of channels."""
+    return (
+        f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
+    )

@@ -8,9 +8,11 @@ Complete parts are not sampled again, so that an interrupted job resumes where i
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow.fs as pafs
+from torch import Tensor
 
 from raysde.images.codec import encode_image
 from raysde.images.png import png_metadata
@@ -20,8 +22,9 @@ from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import split_range
 from raysde.inference.samples import Drawn
+from raysde.inference.told_images import read_told, sample_told
 from raysde.io.atomic import is_partial
-from raysde.io.filesystems import child_path, exists, open_filesystem
+from raysde.io.filesystems import child_path, exists, open_filesystem, read_bytes
 from raysde.io.hashing import model_hash
 from raysde.io.journal import Journal
 from raysde.io.progress import Progress
@@ -105,6 +108,26 @@ class Bulk:
         if (size := settings.get("size")) is not None:
             self.model.spec.shape_of(size)
         Method(**make_method(settings)).check(self.model.sde)
+        if self.requests.told and settings.get("size") is not None:
+            raise ValueError("--size has no effect beside images that the model is told; leave it out")
+        for row in range(self.requests.count) if self.requests.told else ():
+            self.told(range(row, row + 1))
+
+    def told(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """Return the images that the model is told for rows of the prompt file, and masks for inpainting.
+
+        Raises:
+            ValueError: naming the row, if a file does not exist or does not fit the model.
+        """
+        found: dict[str, list[tuple[str, bytes]]] = {}
+        for column, paths in self.requests.told.items():
+            for row in rows:
+                name = f"{self.requests.file}, row {row + 1}: {column} {paths[row]}"
+                try:
+                    found.setdefault(column, []).append((name, bytes(read_bytes(paths[row]))))
+                except (FileNotFoundError, IsADirectoryError):
+                    raise ValueError(f"{name} does not exist") from None
+        return read_told(self.model.spec, found)
 
     def seeds(self, first: int, count: int) -> list[int]:
         """Return the seeds of ``count`` images from number ``first`` on."""
@@ -121,10 +144,13 @@ class Bulk:
     def sample(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Drawn:
         """Sample ``count`` images from number ``first`` on; ``told(done, all)`` gets solver steps."""
         rows, asked = slice(first, first + count), self.requests
-        return self.model.sample(
-            n=count,
+        draw: Callable[..., Drawn] = partial(self.model.sample, n=count)
+        if asked.told:
+            draw = partial(sample_told, self.model, *self.told(range(first, first + count)))
+        return draw(
             prompts=None if asked.prompts is None else asked.prompts[rows],
             labels=None if asked.labels is None else asked.labels[rows],
+            attributes={name: values[rows] for name, values in asked.attributes.items()},
             seed=self.seeds(first, count),
             first=first,
             progress=told,
@@ -160,6 +186,8 @@ class Bulk:
                 "label": None if asked.labels is None else asked.labels[row],
                 "seed": seeds[row - first],
                 "negative": None if negatives is None else negatives[row - first],
+                **{name: values[row] for name, values in asked.attributes.items()},
+                **{f"{name}_file": paths[row] for name, paths in asked.told.items()},
             }
             for row in rows
         ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.conditioning.conditioner import Conditioner, Encoded
+from raysde.conditioning.images import InpaintCondition, UpscaleCondition
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Interval
 from raysde.inference.pixels import (
@@ -23,6 +24,7 @@ from raysde.inference.pixels import (
 )
 from raysde.inference.sample import Drawing, draw_batches, make_guidance, resolve_drawing
 from raysde.inference.samples import Drawn, make_samples
+from raysde.inference.told_images import inpaint_told, upscale_told
 from raysde.io.keywords import own_keywords
 from raysde.models import autoencoder as latent_space
 from raysde.models.sampling_defaults import resolve_settings
@@ -51,6 +53,9 @@ class Restoring(Drawing, total=False):
 def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
     """Fill in the unknown pixels of images [B, C, H, W] and keep the known ones.
 
+    A model that is trained to inpaint (``image_condition.kind=inpaint``) is told the known pixels, unless ``method`` is
+    given; see :func:`raysde.inference.told_images.inpaint_told`.
+
     Args:
         images: uint8, or float in the data range.
         mask: bool, True where pixels are known, [H, W] for all images or [B, 1, H, W].
@@ -68,6 +73,10 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
             f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}"
             "; give [H, W], or one mask [B, 1, H, W] for each image"
         )
+
+    told = model.spec.image_condition
+    if isinstance(told, InpaintCondition) and options.get("method") is None:
+        return inpaint_told(model, told, images, mask, **options)
 
     def measure_rows(rows: slice) -> tuple[Projection, Tensor]:
         projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(device_of(model)))
@@ -98,6 +107,9 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
 def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
     """Sample images [B, C, H, W] of the model's size, each pixel of ``images`` being the mean of a block of pixels.
 
+    A model that is trained to upscale by ``factor`` (``image_condition.kind=upscale``) is told the images, unless
+    ``method`` is given; see :func:`raysde.inference.told_images.upscale_told`.
+
     Args:
         images: [B, C, H / factor, W / factor], uint8 or float in the data range.
         factor: side of a block in pixels.
@@ -112,6 +124,9 @@ def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Res
             f"upscale: factor {factor} does not divide the model's {height} x {width} images; give another"
         )
     check_images(model, "upscale", images, (channels, height // factor, width // factor))
+    told = model.spec.image_condition
+    if isinstance(told, UpscaleCondition) and told.factor == factor and options.get("method") is None:
+        return upscale_told(model, told, images, **options)
     return draw_restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
 

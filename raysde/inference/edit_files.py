@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raysde.images.files import open_mask
+from raysde.images.files import open_mask, stack_images
 from raysde.images.tensors import make_grid
 from raysde.inference.model import Model
 from raysde.inference.samples import Drawn
@@ -57,29 +57,6 @@ def edit_files(
     assert strength is not None
     images = stack_images(files, channels, (height, width))
     return images, model.edit(images, strength, **options)
-
-
-def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
-    """Stack named images to uint8 [B, C, H, W], (H, W) = ``size``; grey ones are repeated to a model's three channels.
-
-    Raises:
-        ValueError: naming the first image of another size or number of channels.
-    """
-    files = [(path, image.expand(3, -1, -1) if (len(image), channels) == (1, 3) else image) for path, image in files]
-    for path, image in files:
-        if image.shape != (channels, *size):
-            raise ValueError(
-                f"{path} is {describe_shape(*image.shape)}, but this edit of the model takes images of "
-                f"{describe_shape(channels, *size)}; resize or convert it"
-            )
-    return torch.stack([image for _, image in files])
-
-
-def describe_shape(channels: int, height: int, width: int) -> str:
-    """Return an image's shape as text: height x width in pixels and its colours, by the number of channels."""
-    return (
-        f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
-    )
 
 
 def average_channels(image: Tensor) -> Tensor:

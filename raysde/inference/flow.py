@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.data.classes import Label
+from raysde.inference.conditions import Attributes
 from raysde.inference.edit import check_images, check_interpolation_weights
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, need_pixels, to_floats, to_pixels
 from raysde.inference.sample import conditional_score
@@ -21,6 +22,7 @@ class Flowing(TypedDict, total=False):
 
     prompts: Sequence[str] | None
     labels: Sequence[Label] | None
+    attributes: Attributes | None
     guidance: float
     rtol: float
     atol: float
@@ -32,6 +34,7 @@ def log_prob(
     *,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
+    attributes: Attributes | None = None,
     seed: int = 0,
     guidance: float = 1.0,
     divergence: likelihood.Divergence = "rademacher",
@@ -43,6 +46,7 @@ def log_prob(
 
     Args:
         prompts, labels: one for each image; None without.
+        attributes: numeric attributes as for :func:`raysde.inference.sample.sample`.
         seed: seed of the probes.
         guidance: has to be 1, because a guided score has no density.
         divergence, probes, rtol, atol: as for :func:`raysde.sampling.likelihood.log_prob`.
@@ -52,7 +56,7 @@ def log_prob(
     """
     check_images(model, "log_prob", images, model.spec.image)
     return likelihood.log_prob(
-        conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        conditional_score(model, prompts, labels, len(images), guidance, attributes),  # type: ignore[arg-type]
         to_floats(model, images),
         model.score_model.sde,
         divergence=divergence,
@@ -69,6 +73,7 @@ def bits_per_dim(
     *,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
+    attributes: Attributes | None = None,
     seed: int = 0,
     guidance: float = 1.0,
     repeats: int = 5,
@@ -81,6 +86,7 @@ def bits_per_dim(
 
     Args:
         prompts, labels: one for each image; None without.
+        attributes: numeric attributes as for :func:`raysde.inference.sample.sample`.
         seed: seed of the dequantisation and of the probes.
         guidance: has to be 1, because a guided score has no density.
         repeats, divergence, probes, rtol, atol: as for :func:`raysde.sampling.likelihood.bits_per_dim`.
@@ -90,7 +96,7 @@ def bits_per_dim(
     """
     check_images(model, "bits_per_dim", images, model.spec.image, whole=True)
     return likelihood.bits_per_dim(
-        conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        conditional_score(model, prompts, labels, len(images), guidance, attributes),  # type: ignore[arg-type]
         images.to(device_of(model)),
         model.score_model.sde,
         data_range=model.spec.data_range,
@@ -119,8 +125,8 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
 
     Args:
         images: [B, C, H, W], uint8 or float in the data range.
-        options: prompts and labels, one for each image; guidance, which has to be 1 because a guided score has no
-            density; relative and absolute tolerances ``rtol`` and ``atol`` of the solver.
+        options: prompts, labels and attributes, one for each image; guidance, which has to be 1 because a guided score
+            has no density; relative and absolute tolerances ``rtol`` and ``atol`` of the solver.
 
     Raises:
         ValueError: if the images do not fit the model, or the score is guided.
@@ -197,9 +203,10 @@ def _prepare_flow(
     *,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
+    attributes: Attributes | None = None,
     guidance: float = 1.0,
     rtol: float = likelihood.TOLERANCE,
     atol: float = likelihood.TOLERANCE,
 ) -> tuple[Any, dict[str, float]]:
     """Return the score of ``count`` images under their conditions, and the solver's tolerances."""
-    return conditional_score(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}
+    return conditional_score(model, prompts, labels, count, guidance, attributes), {"rtol": rtol, "atol": atol}

@@ -201,9 +201,12 @@ class Guidance:
         if alone or (self.guide is None and self.scale == 1.0):
             scale = self.scale if self.autoguidance is None else self.autoguidance
             return plain if scale == 1.0 else Autoguided(plain, self.weak(encode), scale, self.interval)
-        if own.width is None:
+        if not model.is_conditional:
             raise ValueError(f"guidance={self.scale} was given, but the model is unconditional; leave it at 1")
-        guided = Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)
+        null = own.encode(self.negatives, None, count)
+        if plain.encoded.image is not None:
+            null = replace(null, image=torch.zeros_like(plain.encoded.image))
+        guided = Guided(model, plain.encoded, null, self.scale, self.interval)
         if self.autoguidance is None:
             return guided
         return TwiceGuided(guided, self.weak(encode), self.autoguidance, self.interval)
@@ -211,8 +214,8 @@ class Guidance:
     def weak(self, encode: EncodeConditions) -> Conditioned:
         """Return the guide's score under the same conditions, or without conditions if it is unconditional."""
         assert self.guide is not None
-        its = self.guide.eval().conditioner
-        return Conditioned(self.guide, Encoded() if its.width is None else encode(its))
+        its = self.guide.eval()
+        return Conditioned(its, encode(its.conditioner) if its.is_conditional else Encoded())
 
 
 Led = Conditioned | Guided | Autoguided | TwiceGuided

@@ -1,6 +1,6 @@
 """Sampled images on disk in parts, each complete or treated as absent: Parquet files, or folders of PNG files.
 
-part-00000.parquet    image: {bytes, path}, number, prompt, label, seed, negative
+part-00000.parquet    image: {bytes, path}, number, prompt, label, seed, negative, and numeric attributes by name
 part-00000/           00000000.png and so on, and metadata.jsonl, written last, with the same columns
 """
 
@@ -26,9 +26,12 @@ def part_name(form: Form, part: int) -> str:
 
 
 def image_schema(rows: Sequence[Row]) -> pa.Schema:
-    """Return the Arrow schema of sampled images; ``label`` is text for class names, else int64."""
+    """Return the Arrow schema of sampled images; ``label`` is text for class names, else int64, and further columns,
+    the numeric attributes, are float64; paths of told images are text."""
     named = any(isinstance(row["label"], str) for row in rows)
     kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
+    more = [name for row in rows[:1] for name in row if name not in NUMBERS]
+    kinds = {**kinds, **{name: "string" if name.endswith("_file") else "float64" for name in more}}
     features = {
         "image": {"_type": "Image"},
         **{name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()},
@@ -50,11 +53,11 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
         OSError: naming the file, if it cannot be written.
     """
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
-    out = pa.BufferOutputStream()
+    out, schema = pa.BufferOutputStream(), image_schema(rows)
     pq.write_table(
-        pa.Table.from_pylist(table, schema=image_schema(rows)),
+        pa.Table.from_pylist(table, schema=schema),
         out,
-        compression={"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(NUMBERS, "zstd")},
+        compression={"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(schema.names[1:], "zstd")},
         write_page_checksum=True,
     )
     write_bytes(place, out.getvalue().to_pybytes())

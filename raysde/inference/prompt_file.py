@@ -1,30 +1,32 @@
 """Prompt files: one image to sample for each row. Image 0 belongs to the first row; messages count rows from 1.
 
 FILE.txt                             one prompt a line
-FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; optionally seed and negative
+FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label, the model's numeric attributes by name, and for models that
+                                     are told images their paths in image and mask; optionally seed and negative
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.data.attributes import parse_number
 from raysde.data.classes import Label, describe_unknown
 from raysde.data.ingest.sources.columns import find_spellings, normalise_name
 from raysde.data.ingest.sources.listing import decode_utf8
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, table_rows
-from raysde.io.filesystems import read_bytes
+from raysde.io.filesystems import absolute_location, child_path, read_bytes
 
 COLUMNS = ("prompt", "label", "seed", "negative")
 KINDS = (".txt", *JSON_LINES, ".parquet", *TABLES)
 
-Value = TypeVar("Value", str, int)
+Value = TypeVar("Value", str, int, float)
 NUMBER = re.compile(r"\s*(-?\d{1,19})(\.0*)?\s*")
 """Integer in text; pandas writes 7.0 in a column with missing values."""
 
@@ -38,6 +40,8 @@ class Requests:
         count: number of images.
         prompts, labels: one for each image, None without that column; a label is a class name or an int class number.
         seeds, negatives: one for each image, with None for the command's default; None without that column.
+        attributes: numeric attributes by name, each with one number for each image, None for unknown.
+        told: paths of the images that the model is told, by column, each with one for each image.
         unread: names of columns that are ignored.
     """
 
@@ -47,12 +51,15 @@ class Requests:
     labels: Sequence[Label] | None = None
     seeds: list[int | None] | None = None
     negatives: list[str | None] | None = None
+    attributes: Mapping[str, list[float | None]] = field(default_factory=dict)
+    told: Mapping[str, list[str]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Hash of the requests in hexadecimal, equal for equal rows in files of different formats."""
-        asked = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
+        asked: list[Any] = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
+        asked += [each for each in (self.attributes, self.told) if each]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def labelled(self, classes: int, names: Sequence[str]) -> "Requests":
@@ -92,8 +99,12 @@ class Requests:
                 raise ValueError(f"{self.file}, row {row} has label {label}, but the model's are 0 to {classes - 1}")
 
 
-def read_requests(file: str) -> Requests:
+def read_requests(file: str, attributes: Sequence[str] = (), told: Sequence[str] = ()) -> Requests:
     """Read a prompt file by path or URI.
+
+    Args:
+        attributes: names of the model's numeric attributes, which are columns of the file.
+        told: columns of paths of images that the model is told, relative to the file.
 
     Raises:
         ValueError: naming the file, and the row if one is wrong.
@@ -105,11 +116,14 @@ def read_requests(file: str) -> Requests:
         content = read_bytes(file)
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"there is no prompt file {file}") from None
-    names, columns = read_columns(content, kind, file)
+    names, columns = read_columns(content, kind, file, (*COLUMNS, *attributes, *told))
     count = max(map(len, columns.values()), default=0)
-    if not columns.keys() & {"prompt", "label"} and (names or not count):
+    if not columns.keys() & {"prompt", "label", *attributes, *told} and (names or not count):
         there = f"its columns are {', '.join(names)}" if names else "it is empty"
-        raise ValueError(f"prompt file {file} has neither a column prompt nor a column label: {there}; add one of them")
+        more = f" nor one of {', '.join((*attributes, *told))}" if attributes or told else ""
+        raise ValueError(
+            f"prompt file {file} has neither a column prompt nor a column label{more}: {there}; add one of them"
+        )
     if not count:
         raise ValueError(f"prompt file {file} has no rows")
     return Requests(
@@ -119,39 +133,55 @@ def read_requests(file: str) -> Requests:
         labels=parse_complete_column(columns, "label", parse_label_cell, file),
         seeds=parse_column(columns, "seed", parse_whole_number, file),
         negatives=parse_column(columns, "negative", parse_text, file),
-        unread=tuple(name for name in names if normalise_name(name) not in COLUMNS),
+        attributes={
+            name: parse_column(columns, name, parse_number, file) or [] for name in attributes if name in columns
+        },
+        told={
+            name: [locate_beside(file, path) for path in found]
+            for name in told
+            if (found := parse_complete_column(columns, name, parse_text, file))
+        },
+        unread=tuple(name for name in names if normalise_name(name) not in (*COLUMNS, *attributes, *told)),
     )
 
 
-def read_columns(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return all column names of a file with the suffix ``kind``, and the values of its columns in ``COLUMNS``.
+def locate_beside(file: str, path: str) -> str:
+    """Return the path or URI of an image that a prompt file names, relative to the prompt file."""
+    if "://" in path or Path(path).is_absolute():
+        return path
+    place, _, options = file.partition("?") if "://" in file else (absolute_location(file), "", "")
+    return child_path(place.rpartition("/")[0] + (f"?{options}" if options else ""), path)
+
+
+def read_columns(content: bytes, kind: str, file: str, wanted: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return all column names of a file with the suffix ``kind``, and the values of its columns in ``wanted``.
 
     Raises:
         ValueError: if the file is not in the format of its suffix, or has a column twice.
     """
     if kind == ".parquet":
-        return read_parquet_columns(content, file)
+        return read_parquet_columns(content, file, wanted)
     lines = decode_utf8(content, file).replace("\r\n", "\n")
     if kind == ".txt":
         return ["prompt"], {"prompt": lines.removesuffix("\n").split("\n") if lines else []}
     rows = list(json_rows(lines, file) if kind in JSON_LINES else table_rows(lines, file, TABLES[kind]))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, {key: [row.get(name) for row in rows] for key, name in choose_columns(names, file).items()}
+    return names, {key: [row.get(name) for row in rows] for key, name in choose_columns(names, file, wanted).items()}
 
 
-def choose_columns(names: list[str], file: str) -> dict[str, str]:
-    """Return the columns of ``COLUMNS`` that a file has, each with its spelling there.
+def choose_columns(names: list[str], file: str, wanted: Sequence[str]) -> dict[str, str]:
+    """Return the columns of ``wanted`` that a file has, each with its spelling there.
 
     Raises:
         ValueError: naming the file and a column that occurs twice, in one spelling or in two.
     """
     try:
-        return find_spellings(names, COLUMNS)
+        return find_spellings(names, wanted)
     except ValueError as error:
         raise ValueError(f"prompt file {file}: {error}") from error
 
 
-def read_parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
+def read_parquet_columns(content: bytes, file: str, wanted: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
     """Return column names and values as :func:`read_columns`, from a Parquet file.
 
     Raises:
@@ -160,7 +190,7 @@ def read_parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str
     try:
         opened = pq.ParquetFile(pa.BufferReader(content))
         names = list(opened.schema_arrow.names)
-        asked = choose_columns(names, file)
+        asked = choose_columns(names, file, wanted)
         table = opened.read(columns=list(asked.values()))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt file {file} is not whole Parquet: {' '.join(str(error).split())[:160]}") from error

@@ -1,15 +1,24 @@
 """Sample images from a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.data.classes import Label, class_numbers, describe_difference
+from raysde.data.classes import Label, describe_difference
 from raysde.images.sizes import Size, read_size
-from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
+from raysde.inference.conditions import (
+    Attributes,
+    attribute_tensor,
+    count_images,
+    encode_rows,
+    known_values,
+    label_numbers,
+    select_rows,
+)
+from raysde.inference.guidance import Guidance, Interval, Led
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels, weights_hash
 from raysde.inference.samples import Drawn, DrawnPath, make_samples
 from raysde.io.keywords import own_keywords
@@ -26,6 +35,7 @@ class Drawing(Settings, total=False):
 
     prompts: Sequence[str] | None
     labels: Sequence[Label] | None
+    attributes: Attributes | None
     seed: int | Sequence[int]
     guidance: float
     guidance_interval: Interval | None
@@ -58,6 +68,7 @@ def sample(
     *,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
+    attributes: Attributes | None = None,
     n: int | None = None,
     seed: int | Sequence[int] = 0,
     guidance: float | None = None,
@@ -78,7 +89,9 @@ def sample(
 
     Args:
         prompts, labels: one for each image; both may be given. A label is a class name or a class number.
-        n: number of images if neither prompts nor labels are given.
+        attributes: numeric attributes by name, such as ``{"age": 30}``: a number for all images, or a list with one
+            for each, None for unknown. Values outside the range of the training data cause a warning.
+        n: number of images if no lists of conditions are given.
         seed: one seed for all images, or one for each.
         guidance, guidance_interval: classifier-free guidance scale (1 disables it), and the noise levels sigma / alpha
             (low, high] at which it applies; (0, math.inf) for all. Both default to the model's own settings, see
@@ -100,7 +113,8 @@ def sample(
         ValueError: if counts differ, the model cannot take a condition or size, or a setting has no effect.
     """
     drawing = {
-        "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
+        "prompts": prompts, "labels": labels, "attributes": attributes, "negative": negative,
+        "autoguide": autoguide, "guidance": guidance,
         "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
         "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
     }  # fmt: skip
@@ -162,7 +176,9 @@ def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor |
         ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`, or if ``drawing`` has settings of a
             time grid beside ``times``.
     """
-    conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
+    conditional = any(drawing.get(name) is not None for name in ("prompts", "labels")) or bool(
+        drawing.get("attributes")
+    )
     if times is None:
         return resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver)
     check_timed(drawing)
@@ -177,8 +193,10 @@ def draw_batches(
     *,
     share: float = 1.0,
     times: Tensor | None = None,
+    planes: Callable[[slice], Tensor] | None = None,
     prompts: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
+    attributes: Attributes | None = None,
     seed: int | Sequence[int] = 0,
     guidance: float = 1.0,
     guidance_interval: Interval | None = None,
@@ -197,12 +215,14 @@ def draw_batches(
         run: function that samples a slice of the images from a score.
         share: part of the time grid, from 0 to 1, that ``run`` steps through, counted from the data's end.
         times: falling times, 1-D, that ``run`` steps through instead.
+        planes: function from a slice of the images to the planes of their image condition [B, E, H, W].
 
     Raises:
         ValueError: if prompts, labels or seeds are not ``count``, ``batch_size`` is below 1, or as :func:`sample`.
     """
     count_images(prompts, labels, count)
     numbers, sde = label_numbers(model.spec, labels), model.score_model.sde
+    values = attribute_tensor(model.spec, attributes, count)
     seeds = seed if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one for each image")
@@ -214,10 +234,17 @@ def draw_batches(
     parts, nfe, total = [], 0, steps * -(-count // batch_size)
     for done, start in enumerate(range(0, count, batch_size)):
         rows = slice(start, min(count, start + batch_size))
-        told = _row_conditions(_select_rows(prompts, rows), _select_rows(numbers, rows), rows.stop - start)
+        own = None if values is None else values[rows]
+        told = encode_rows(
+            select_rows(prompts, rows),
+            select_rows(numbers, rows),
+            rows.stop - start,
+            own,
+            None if planes is None else planes(rows),
+        )
         score = leading.rows(rows).score(model.score_model, told, rows.stop - start)
         keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
-        generators = [rng.generator(own, rng.IMAGE, number) for own, number in keys]
+        generators = [rng.generator(each, rng.IMAGE, number) for each, number in keys]
         callback = _make_callback(progress, done * steps, total)
         one = run(score.score, rows, generator=generators, callback=callback, **settings)
         nfe = max(nfe, one.nfe)
@@ -227,7 +254,11 @@ def draw_batches(
         "autoguide": autoguide and weights_hash(autoguide), "autoguidance": autoguidance,
         "strength": None if share == 1.0 else share,
     }  # fmt: skip
-    return make_samples(model, torch.cat(parts), prompts, seed, nfe, said, numbers=numbers, first=first, times=times)
+    known = known_values(model.spec, values)
+    images = torch.cat(parts)
+    return make_samples(
+        model, images, prompts, seed, nfe, said, numbers=numbers, attributes=known, first=first, times=times
+    )
 
 
 def requested_shape(
@@ -239,7 +270,7 @@ def requested_shape(
         ValueError: if counts differ, the network cannot take the size, or ``start`` has another shape or no floats.
     """
     asked = len(start) if n is None and start is not None and start.ndim == 4 else n
-    count = count_images(drawing.get("prompts"), drawing.get("labels"), asked)
+    count = count_images(drawing.get("prompts"), drawing.get("labels"), asked, drawing.get("attributes"))
     shape = spec.shape_of(None if size is None else read_size(size))
     if start is not None and size is None and start.ndim == 4 and spec.latent is None:
         shape = spec.shape_of((start.shape[2], start.shape[3]))
@@ -259,25 +290,23 @@ def prepare_start(
     return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
 
 
-def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
-    """Return the class numbers of labels, or None if ``labels`` is None.
-
-    Raises:
-        ValueError: if a label is no class of the model.
-    """
-    return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
-
-
 def conditional_score(
-    model: ModelLike, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
+    model: ModelLike,
+    prompts: Sequence[str] | None,
+    labels: Sequence[Label] | None,
+    count: int,
+    guidance: float,
+    attributes: Attributes | None = None,
 ) -> Led:
-    """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode.
+    """Return the score of ``count`` images under their conditions, with the model in evaluation mode.
 
     Args:
         prompts, labels: one for each image; None without. A label that is no class of the model raises ValueError.
         guidance: classifier-free guidance scale, from 0; 1 disables guidance.
+        attributes: numeric attributes as for :func:`sample`.
     """
-    encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
+    values = attribute_tensor(model.spec, attributes, count)
+    encode = encode_rows(prompts, label_numbers(model.spec, labels), count, values)
     return Guidance(scale=guidance).score(model.score_model, encode, count)
 
 
@@ -297,7 +326,7 @@ def make_guidance(
             other conditions, ``autoguidance`` is given without a guide, or ``guidance`` beside it for an unconditional
             model.
     """
-    if guidance != 1.0 and model.score_model.conditioner.width is None and autoguidance is not None:
+    if guidance != 1.0 and not model.score_model.is_conditional and autoguidance is not None:
         raise ValueError(
             f"guidance={guidance} was given beside autoguidance, but the model is unconditional; leave it at 1"
         )
@@ -311,41 +340,19 @@ def make_guidance(
         if own != its:
             raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
     taken, its = model.score_model.conditioner, autoguide.score_model.conditioner
-    if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
+    theirs, ours = ((each.encoder is None, each.classes) for each in (its, taken))
+    if its.width is not None and (theirs != ours or autoguide.spec.attributes != model.spec.attributes):
         raise ValueError("autoguide: it takes other conditions than the model; give one with the same or none")
+    if autoguide.spec.image_condition not in (None, model.spec.image_condition):
+        raise ValueError(
+            "autoguide: it takes other images as conditions than the model; give one with the same or none"
+        )
     if own := describe_difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
         raise ValueError(f"autoguide: it knows other classes than the model: {own}")
     guide = autoguide.score_model.to(device_of(model))
     return Guidance(
         scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
     )
-
-
-Value = TypeVar("Value")
-
-
-def _select_rows(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
-    return None if values is None else values[rows]
-
-
-def _row_conditions(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> EncodeConditions:
-    return lambda conditioner: conditioner.encode(prompts, labels, count)
-
-
-def count_images(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
-    """Return the number of images that prompts, labels and ``n`` ask for.
-
-    Raises:
-        ValueError: if their counts differ, the number is less than 1, or prompts or labels are no list.
-    """
-    for name, values in (("prompts", prompts), ("labels", labels)):
-        if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
-            raise ValueError(f"{name} must be a list with one for each image, got {values!r}")
-    given = [len(values) for values in (prompts, labels) if values is not None]
-    count = n if n is not None else given[0] if given else 1
-    if count < 1 or any(size != count for size in given):
-        raise ValueError(f"n={n}, but {given} prompts or labels; give one for each image, and at least one image")
-    return count
 
 
 def _make_callback(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:

@@ -31,6 +31,7 @@ class Drawn:
         nfe: number of function evaluations of the score for each image.
         data_range: float values of black and white.
         labels: class name of each image, or class number if the model stores no names; None without labels.
+        attributes: numeric attributes of each image by name, None for unknown; None without attributes.
         first: number of the first image, None if images have no numbers.
         settings: all other settings that the images depend on, by keyword: solver, steps, guidance, the weights'
             sha256, ...
@@ -44,15 +45,20 @@ class Drawn:
     labels: list[Label] | None = None
     first: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Sequence[float | None]] | None = None
 
     @property
     def captions(self) -> list[str] | None:
-        """The prompt or label of each image, or both; None without."""
+        """The conditions of each image as text; None without."""
         labels = None if self.labels is None else [_describe_label(label) for label in self.labels]
         prompts = None if self.prompts is None else [each.strip() or "(empty prompt)" for each in self.prompts]
-        if prompts is None or labels is None:
-            return labels if prompts is None else prompts
-        return [f"{prompt} ({label})" for prompt, label in zip(prompts, labels, strict=True)]
+        numbers = [_describe_attributes(self.attributes, index) for index in range(len(self.images))]
+        notes = [labels] if labels is not None else []
+        notes += [numbers] if any(numbers) else []
+        told = [", ".join(filter(None, each)) for each in zip(*notes, strict=True)] if notes else None
+        if prompts is None or told is None:
+            return told if prompts is None else prompts
+        return [f"{prompt} ({note})" if note else prompt for prompt, note in zip(prompts, told, strict=True)]
 
     @property
     def pictures(self) -> Tensor:
@@ -69,6 +75,9 @@ class Drawn:
         """
         number = None if self.first is None or index is None else self.first + index
         told: dict[str, Any] = {"number": number}
+        if self.attributes is not None:
+            each = {name: values if index is None else values[index] for name, values in self.attributes.items()}
+            told["attributes"] = {name: value for name, value in each.items() if value is not None}
         for name, value in {"prompt": self.prompts, "label": self.labels, "seed": self.seed, **self.settings}.items():
             if name in EACH and isinstance(value, list | tuple):
                 one = value[index or 0]
@@ -160,6 +169,7 @@ def make_samples(
     settings: Mapping[str, Any],
     *,
     numbers: Sequence[int] | None = None,
+    attributes: Mapping[str, Sequence[float | None]] | None = None,
     first: int | None = None,
     times: Tensor | None = None,
 ) -> Drawn:
@@ -170,6 +180,7 @@ def make_samples(
         nfe: number of score evaluations per image.
         settings: sampler settings and all other settings that the images depend on, by keyword.
         numbers: class number of each image, -1 for no class.
+        attributes: numeric attributes of each image by name, None for unknown.
         first: number of the first image.
         times: falling times, 1-D, that replaced the settings of the time grid.
 
@@ -190,7 +201,14 @@ def make_samples(
         None if numbers is None else [names[each] if names and each >= 0 else each for each in numbers],
         first,
         told,
+        attributes,
     )
+
+
+def _describe_attributes(attributes: Mapping[str, Sequence[float | None]] | None, index: int) -> str:
+    """Return the known attributes of an image as text, such as ``age 30, score 0.5``."""
+    known = [(name, values[index]) for name, values in (attributes or {}).items()]
+    return ", ".join(f"{name} {value:.4g}" for name, value in known if value is not None)
 
 
 def _describe_label(label: Label) -> str:

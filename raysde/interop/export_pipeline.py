@@ -64,6 +64,16 @@ def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
+    if spec.attributes:
+        names = ", ".join(each.name for each in spec.attributes)
+        raise ValueError(
+            f"no pipeline of diffusers takes numbers, the model has {names}; such a model cannot be exported"
+        )
+    if spec.image_condition is not None:
+        raise ValueError(
+            f"the pipelines of diffusers take no images for {spec.image_condition.kind} by a model of raysde"
+            "; such a model cannot be exported"
+        )
     if spec.text is not None:
         raise ValueError(
             "the pipelines of diffusers attend to the padding of captions, which this model never saw"

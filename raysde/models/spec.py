@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from raysde.conditioning.conditioner import Conditioner
 from raysde.conditioning.external import ExternalText, OwnEncoder
+from raysde.conditioning.images import InpaintCondition, UpscaleCondition, planes_of
 from raysde.conditioning.text import (
     PretrainedText,
     ScratchText,
@@ -18,6 +19,7 @@ from raysde.conditioning.text import (
     scratch_encoder,
     train_tokenizer,
 )
+from raysde.data.attributes import Attribute
 from raysde.images.sizes import Size, format_size
 from raysde.io.invalid import first_mistake
 from raysde.io.own_code import External
@@ -42,6 +44,7 @@ NetworkField = Annotated[
     BeforeValidator(lambda node: fill_in_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(check_settings)]
+ImageConditionField = Annotated[UpscaleCondition | InpaintCondition, Field(discriminator="kind")]
 ModelText = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
 
 
@@ -60,11 +63,13 @@ class ModelSpec:
         uncertainty: True if the loss's log-variance over log-SNR is learned beside the network.
         latent: latent space of a latent model, whose latents have shape ``image``; None for a pixel model.
         generation: the model's default sampling settings, see :mod:`raysde.models.sampling_defaults`; may be empty.
+        attributes: numeric attributes that the model takes, with their range in the training data.
+        image_condition: task of which the model takes images as conditions; None without one.
         default_solver: solver if neither ``generation`` nor a call names one. Descriptions that predate this field keep
             the solver of that time; new ones store :data:`raysde.sampling.solvers.default.DEFAULT`.
 
     Raises:
-        ValueError: if ``class_names`` are not ``classes`` different names.
+        ValueError: if ``class_names`` are not ``classes`` different names, or the image condition does not fit.
     """
 
     image: tuple[int, int, int]
@@ -81,8 +86,12 @@ class ModelSpec:
     generation: GenerationField = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
     default_solver: SolverName = FIRST
+    attributes: tuple[Attribute, ...] = ()
+    image_condition: ImageConditionField | None = None
 
     def __post_init__(self) -> None:
+        if self.image_condition is not None:
+            self.image_condition.check_image(self.image)
         if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):
             raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
 
@@ -118,13 +127,24 @@ class ModelSpec:
 
     @property
     def conditional(self) -> bool:
-        """True if the model takes captions or labels."""
-        return self.text is not None or self.classes > 0
+        """True if the model takes captions, labels or numeric attributes."""
+        return self.text is not None or self.classes > 0 or bool(self.attributes)
+
+    @property
+    def planes(self) -> int:
+        """Number of planes of the image condition, 0 without one."""
+        return planes_of(self.image_condition, self.image)
+
+    @property
+    def network_image(self) -> tuple[int, int, int]:
+        """Shape (channels, height, width) of the network's input: images, and planes of the image condition."""
+        return (self.image[0] + self.planes, *self.image[1:])
 
     def dump(self) -> dict[str, Any]:
         """Return JSON values from which :meth:`parse` makes an equal object."""
         content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
-        for name, first in (("class_names", ()), ("default_solver", FIRST)):
+        unset = (("class_names", ()), ("default_solver", FIRST), ("attributes", ()), ("image_condition", None))
+        for name, first in unset:
             if getattr(self, name) == first:  # models that predate the field keep their hash
                 del content[name]
         return content
@@ -204,14 +224,17 @@ def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEn
     Raises:
         ValueError: if the settings of the network do not fit the images.
     """
-    conditioner = Conditioner(tokenizer, encoder, spec.classes)
+    ranges = [(each.low, each.high) for each in spec.attributes]
+    conditioner = Conditioner(tokenizer, encoder, spec.classes, ranges=ranges)
     context = conditioner.width if spec.text is not None else None
     outside = complete_preconditioning(spec)
     config: NetworkConfig = spec.network
-    network = config.build(spec.image, conditioner.width, context)
+    network = config.build(spec.network_image, conditioner.width, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
     own = spec.network if isinstance(spec.network, External) else None
-    return ScoreModel(network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty, own)
+    return ScoreModel(
+        network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty, own, spec.planes
+    )
 
 
 def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
@@ -230,7 +253,7 @@ def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
             target=spec.target,
             data_range=spec.data_range,
             captions=spec.text is not None,
-            labels=spec.classes > 0,
+            labels=spec.classes > 0 or bool(spec.attributes),
         )
     if spec.preconditioning.time is None and spec.process.network_time == "t":
         return replace(spec.preconditioning, time=spec.network.time_input)

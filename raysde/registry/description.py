@@ -8,7 +8,18 @@ from raysde.checkpoints import checkpoint
 
 LONGEST = 5000
 """Largest length of a description in MLflow's databases, in characters."""
-SHOWN = ("sde.", "target", "network.", "text.", "class_conditional", "latent.", "data.image_size", "train.", "seed")
+SHOWN = (
+    "sde.",
+    "target",
+    "network.",
+    "text.",
+    "class_conditional",
+    "attributes.",
+    "latent.",
+    "data.image_size",
+    "train.",
+    "seed",
+)
 """Prefixes of the recipe's keys that are shown; ``checkpoint.json`` has all keys."""
 
 
@@ -42,6 +53,8 @@ def sample_command(name: str, version: str, found: checkpoint.Description) -> st
         words += ["--prompt", json.dumps(prompts[0], ensure_ascii=False)]
     if spec.classes and (labels := recipe.get("sampling.labels") or spec.class_names):
         words += ["--label", json.dumps(labels[0], ensure_ascii=False)]
+    for each in spec.attributes:
+        words += ["--attribute", f"{each.name}={0.5 * (each.low + each.high):.4g}"]
     if guidance := _unless_usual(recipe.get("sampling.guidance"), 1.0):
         words += ["--guidance", str(guidance)]
     return " ".join(words)

@@ -14,7 +14,7 @@ from raysde.models.spec import ModelSpec
 from raysde.registry import serving
 from raysde.sampling.method import SETTINGS
 
-COLUMNS = {"prompt": DataType.string, "number": DataType.long}
+COLUMNS = {"prompt": DataType.string, "number": DataType.long, "image": DataType.binary, "mask": DataType.binary}
 LABELS = {str: DataType.string, int: DataType.long}
 TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
 PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in SETTINGS.items()}}
@@ -22,7 +22,11 @@ PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in S
 
 def make_signature(spec: ModelSpec) -> ModelSignature:
     """Return the input columns, parameters and output of :class:`raysde.registry.serving.Served` for a model."""
-    kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
+    kinds = {
+        **COLUMNS,
+        "label": LABELS[serving.label_kind(spec)],
+        **{each.name: DataType.double for each in spec.attributes},
+    }
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds[name], name, required=must) for name, must in serving.request_columns(spec).items()
     ]

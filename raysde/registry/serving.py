@@ -1,7 +1,8 @@
 """A checkpoint served by `mlflow.pyfunc` and `mlflow models serve`. No pickle, and no import of MLflow here."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,8 @@ from raysde.checkpoints import checkpoint
 from raysde.images.png import png_metadata
 from raysde.images.tensors import to_pil
 from raysde.inference.model import Model
+from raysde.inference.samples import Drawn
+from raysde.inference.told_images import read_told, sample_told, told_columns
 from raysde.models.sampling_defaults import GUIDED, resolve_settings
 from raysde.models.spec import ModelSpec
 from raysde.sampling.method import SETTINGS, make_method
@@ -41,10 +44,12 @@ def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
 def request_columns(spec: ModelSpec) -> dict[str, bool]:
     """Return the columns of a request, and True for required ones.
 
-    ``prompt`` and ``label`` are present if the model takes them; one of them is enough. ``number`` is the image's
-    number within the seed; it defaults to the row's number.
+    ``prompt``, ``label`` and numeric attributes by name are present if the model takes them, and so are ``image`` and
+    ``mask``, the files of the images that it is told; one column is enough. ``number`` is the image's number within the
+    seed; it defaults to the row's number.
     """
     conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
+    conditions += [each.name for each in spec.attributes] + [*told_columns(spec)]
     return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
 
 
@@ -67,7 +72,7 @@ class Served:
         Args:
             data: a row for each image, see :func:`request_columns`.
             params: seed, guidance and sampler settings, see :func:`default_parameters`; None means not given. Rows
-                without prompt and label are drawn without guidance, which needs a condition.
+                without a condition are drawn without guidance, which needs a condition.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -86,7 +91,9 @@ class Served:
             read_column(data, "label", kind),
             read_column(data, "number", int),
         )
-        conditional = prompts is not None or labels is not None
+        attributes = {each.name: read_numbers(data, each.name) for each in spec.attributes if each.name in data}
+        conditional = prompts is not None or labels is not None or bool(attributes)
+        told = {name: read_files(data, name) for name in told_columns(spec) if name in data}
         if spec.conditional and not conditional:
             asked.pop("guidance", None)
         settings = resolve_settings(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
@@ -96,10 +103,13 @@ class Served:
         images: list[bytes] = []
         with self.lock:
             for rows in group_consecutive(numbers):
-                drawn = self.model.sample(
-                    n=rows.stop - rows.start,
+                draw: Callable[..., Drawn] = partial(self.model.sample, n=rows.stop - rows.start)
+                if told:
+                    draw = partial(sample_told, self.model, *read_told(spec, {name: told[name][rows] for name in told}))
+                drawn = draw(
                     prompts=None if prompts is None else prompts[rows],
                     labels=None if labels is None else labels[rows],
+                    attributes={name: values[rows] for name, values in attributes.items()},
                     first=numbers[rows.start],
                     **settings,  # type: ignore[arg-type]
                 )
@@ -118,6 +128,20 @@ def read_column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value]
     if (absent := data[name].isna().to_numpy()).any():
         raise ValueError(f"row {int(absent.argmax())} has no {name}")
     return [kind(value) for value in data[name]]  # type: ignore[call-arg]
+
+
+def read_numbers(data: pd.DataFrame, name: str) -> list[float | None]:
+    """Return a column of numbers of a request, None where a row has none."""
+    return [None if absent else float(value) for value, absent in zip(data[name], data[name].isna(), strict=True)]
+
+
+def read_files(data: pd.DataFrame, name: str) -> list[tuple[str, bytes]]:
+    """Return the names, for messages, and the contents of a column of image files of a request.
+
+    Raises:
+        ValueError: naming the first row that has no file.
+    """
+    return [(f"{name} of row {row}", content) for row, content in enumerate(read_column(data, name, bytes) or [])]
 
 
 def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:

@@ -120,6 +120,8 @@ def make_objective(run: Run) -> Objective:
         criterion=make_criterion(train),
         times=train.times or default_time_sampling(run.spec.process),
         condition_dropout=train.condition_dropout,
+        attribute_dropout=run.config.attributes.dropout,
+        image_condition=run.spec.image_condition,
         flip=run.config.data.flip,
         precision=train.precision,
         data_range=run.config.data.range,
@@ -164,7 +166,14 @@ def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, f
         spare = next(held_out_batches(reader, run.held_out, size, run.feed.view, 0, 1)) if has_shards(model) else None
         with autocast_evaluation(model, gathered_dtype(run, world.device)):
             return validation_loss(
-                model, batches, run.config.seed, run.config.data.range, world, run.spec.latent, spare
+                model,
+                batches,
+                run.config.seed,
+                run.config.data.range,
+                world,
+                run.spec.latent,
+                spare,
+                run.spec.image_condition,
             )
 
     return validate

@@ -1,17 +1,27 @@
 """The training loop's hooks: destinations of metrics, pictures, checkpoints and averages."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from raysde import rng
 from raysde.checkpoints import checkpoint, ema_snapshots
+from raysde.conditioning.images import ImageCondition, draw_planes
+from raysde.data.dataset.reader import open_dataset_reader
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
+from raysde.images.tensors import to_float
 from raysde.inference.model import Model
+from raysde.inference.samples import Drawn
+from raysde.inference.told_images import draw_told
 from raysde.io.filesystems import child_path
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec
@@ -85,18 +95,40 @@ class RunHooks:
 
 
 def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
-    """Draw the recipe's sample grid."""
-    sampling = run.config.sampling
-    drawn = Model(model, run.spec).sample(
+    """Draw the recipe's sample grid; a model that is told images is told those of some rows."""
+    sampling, whole = run.config.sampling, Model(model, run.spec)
+    draw: Callable[..., Drawn] = partial(whole.sample, n=sampling.count)
+    if run.spec.image_condition is not None:
+        planes = grid_planes(run, run.spec.image_condition).to(whole.device)
+        draw = partial(draw_planes_told, whole, planes)
+    drawn = draw(
         prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
         labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
-        n=sampling.count,
+        attributes={name: list(islice(cycle(values), sampling.count)) for name, values in sampling.attributes.items()},
         seed=sampling.seed,
         guidance=sampling.guidance,
         **sampling.settings,
     )
-    kinds = len(sampling.prompts) or len(sampling.labels) or 10
+    kinds = len(sampling.prompts) or len(sampling.labels) or max(map(len, sampling.attributes.values()), default=10)
     return drawn.grid(min(sampling.count, kinds))
+
+
+def draw_planes_told(model: Model, planes: Tensor, **drawing: Any) -> Drawn:
+    """Return images drawn under planes [N, E, H, W]; ``drawing`` is as for :func:`raysde.inference.sample.sample`."""
+    return draw_told(model, len(planes), lambda rows: planes[rows], {}, drawing)
+
+
+def grid_planes(run: Run, condition: ImageCondition) -> Tensor:
+    """Return the planes [count, E, H, W] that the sample grid is told: those of the first held-out rows, or of training
+    rows without enough of them."""
+    sampling, rows = run.config.sampling, run.held_out
+    if len(rows) < sampling.count:
+        rows = run.feed.rows[np.arange(sampling.count) % run.feed.rows.count]
+    data = run.manifest
+    reader = open_dataset_reader(data.path, data.fingerprint, run.text, run.latents, run.feed.fields)
+    images = reader.read(np.sort(rows[: sampling.count]), run.feed.view).images
+    x0 = to_float(torch.from_numpy(images).permute(0, 3, 1, 2), *run.config.data.range)
+    return draw_planes(replace(condition, dropout=0.0), x0, rng.generator(sampling.seed, rng.GIVEN))
 
 
 def save_checkpoint(

@@ -30,6 +30,7 @@ from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.attributes import find_attributes
 from raysde.runs.order import make_feed
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
@@ -133,11 +134,14 @@ def open_run(config: RunConfig) -> Run:
         uncertainty=config.train.uncertainty == "learned",
         latent=None if latents is None or config.latent is None else latent_spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
+        attributes=find_attributes(config.attributes.names, manifest),
+        image_condition=config.image_condition,
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     conditions = {"captions": text is not None, "labels": config.class_conditional}
     fields = frozenset(name for name, wanted in conditions.items() if wanted)
+    fields |= {f"attributes.{each.name}" for each in spec.attributes}
     feed = replace(make_feed(config, manifest, rows, view), fields=fields)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
@@ -248,10 +252,10 @@ def check_model(spec: ModelSpec) -> None:
     complete_preconditioning(spec)
     width = condition_width(spec)
     if isinstance(spec.network, ExternalConfig):
-        spec.network.find_factory(image=spec.image, condition=width)
+        spec.network.find_factory(image=spec.network_image, condition=width)
     else:
         with torch.device("meta"):
-            spec.network.build(spec.image, width, None if spec.text is None else width)
+            spec.network.build(spec.network_image, width, None if spec.text is None else width)
 
 
 def condition_width(spec: ModelSpec) -> int | None:
@@ -266,7 +270,8 @@ def condition_width(spec: ModelSpec) -> int | None:
         return width_of(check_pretrained(spec.text))
     if isinstance(spec.text, ExternalText):
         return spec.text.build()[1].width
-    return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
+    own = CLASS_WIDTH if spec.classes or spec.attributes else None
+    return spec.text.width if isinstance(spec.text, ScratchText) else own
 
 
 def continue_run(run: Run, found: checkpoint.Description) -> Run:

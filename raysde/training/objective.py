@@ -1,7 +1,7 @@
 """The loss of a microbatch: its noise, times and conditions, all drawn from its own key."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raysde import rng as randomness
 from raysde.conditioning.conditioner import Condition
+from raysde.conditioning.images import ImageCondition, draw_planes
 from raysde.data.batches.microbatch import Microbatch
 from raysde.images.tensors import to_float
 from raysde.models.autoencoder import LatentSpec
@@ -33,7 +34,9 @@ class Objective:
         seed: seed of noise, times, condition dropout and flips.
         criterion: weighting and reduction of the loss.
         times: distribution of t.
-        condition_dropout: probability that an image's condition is dropped.
+        condition_dropout: probability that all conditions of an image are dropped.
+        attribute_dropout: probability that one numeric attribute of an image is dropped, beside condition_dropout.
+        image_condition: task of which the model is told images, if any.
         flip: True to mirror images with probability 1/2.
         precision: autocast dtype of the forward pass.
         data_range: float values of black and white.
@@ -47,6 +50,8 @@ class Objective:
     criterion: Criterion = field(default_factory=Criterion)
     times: Times = field(default_factory=Uniform)
     condition_dropout: float = 0.1
+    image_condition: ImageCondition | None = None
+    attribute_dropout: float = 0.0
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
@@ -126,7 +131,15 @@ def microbatch_loss(
         count,
         context=batch.context,
         mask=batch.context_mask,
+        attributes=batch.attributes if conditioner.attributes else None,
     ).to(device)
+    if condition.attributes is not None and objective.attribute_dropout:
+        own = randomness.generator(objective.seed, randomness.ATTRIBUTES, *place)
+        chance = torch.rand(condition.attributes.shape, generator=own)
+        condition = condition.drop_attributes((chance < objective.attribute_dropout).to(device))
+    if objective.image_condition is not None:
+        own = randomness.generator(objective.seed, randomness.PLANES, *place, device=device)
+        condition = replace(condition, image=draw_planes(objective.image_condition, x0, own))
     if not condition.is_empty:
         drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
         condition = condition.drop_rows(drop, null_condition(model, objective).to(device))

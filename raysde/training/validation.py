@@ -17,13 +17,14 @@ that an SDE does not reach count as that linear denoiser; ``val/denoising_reach`
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from raysde import rng
+from raysde.conditioning.images import ImageCondition, draw_planes
 from raysde.data.batches.microbatch import Microbatch
 from raysde.distributed.world import World
 from raysde.models.autoencoder import LatentSpec
@@ -95,6 +96,7 @@ def measure_bins(
     data_range: tuple[float, float],
     device: torch.device,
     latent: LatentSpec | None,
+    image_condition: ImageCondition | None = None,
 ) -> Seen:
     """Return the measurements on a microbatch of B rows, with one evaluation of the network per bin of log-SNR.
 
@@ -102,6 +104,7 @@ def measure_bins(
         seed: seed of the noise and of its level, which also depend on each row's number.
         data_range: float values of black and white.
         latent: autoencoder of a latent model; None for a model of pixels.
+        image_condition: task of which the model is told images, if any.
 
     Raises:
         ValueError: if the model does not take the batch's conditions.
@@ -112,7 +115,14 @@ def measure_bins(
     conditioner = model.conditioner
     captions = batch.captions if conditioner.tokenizer is not None else None
     labels = batch.labels if conditioner.classes else None
-    condition = conditioner.condition(captions, labels, len(x0), context=batch.context, mask=batch.context_mask)
+    numbers = batch.attributes if conditioner.attributes else None
+    context = {"context": batch.context, "mask": batch.context_mask}
+    condition = conditioner.condition(captions, labels, len(x0), **context, attributes=numbers)
+    if image_condition is not None:
+        own = [rng.generator(seed, rng.VALIDATION, int(row), 1) for row in batch.rows]
+        told = replace(image_condition, dropout=0.0)
+        planes = [draw_planes(told, each[None], stream) for each, stream in zip(x0, own, strict=True)]
+        condition = replace(condition, image=torch.cat(planes))
     encoded = conditioner(condition.to(device))
     places, noise = common_noise(streams, x0.shape[1:])
     low, high = torch.tensor(BINS, dtype=torch.float64).T
@@ -163,6 +173,7 @@ def validation_loss(
     world: World,
     latent: LatentSpec | None = None,
     spare: Microbatch | None = None,
+    image_condition: ImageCondition | None = None,
 ) -> dict[str, float]:
     """Return the validation metrics, equal on all ranks.
 
@@ -172,6 +183,7 @@ def validation_loss(
     Args:
         batches: this rank's share of the held-out microbatches.
         latent: latent space of a latent model, None for pixels.
+        image_condition: task of which the model is told images, if any.
         spare: microbatch that a rank without further batches computes, uncounted, in step with other ranks, or None.
 
     Raises:
@@ -179,7 +191,7 @@ def validation_loss(
     """
     parts = []
     for batch, counted in keep_in_step(batches, world, spare):
-        part = measure_bins(model, batch, seed, data_range, world.device, latent)
+        part = measure_bins(model, batch, seed, data_range, world.device, latent, image_condition)
         parts += [part] if counted else []
     found = Seen.of(parts)
     count = torch.tensor([float(len(found.mean))], dtype=torch.float64)

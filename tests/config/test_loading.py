@@ -183,13 +183,15 @@ def test_every_key_is_explained():
         ["latent.vae=x"],
         ["network.kind=external", "network.factory=a:B"],
         ["network.kind=ncsnpp"],
+        ["image_condition.kind=upscale"],
+        ["image_condition.kind=inpaint"],
         ["network.kind=dit"],
         ["network.kind=diffusers", "network.architecture=UNet2DModel"],
     ]
     for overrides in kinds:
         missing = set(loading.load_recipe(DIGITS, overrides).flat()) - explained
         # nodes that may be null
-        assert not missing - {"text", "latent", "train.times"}
+        assert not missing - {"text", "latent", "image_condition", "train.times"}
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,13 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     coarse = {"rtol": 1e-2, "atol": 1e-3}
     ranged = replace(exact, spec=replace(exact.spec, data_range=(-0.5, 2.0)))
     floats = images.double() * 2.5 / 255.0 - 0.5
-    said = {"prompts": ["a"] * 4, "labels": [3, 1, 2, 0]}
+    said = {"prompts": ["a"] * 4, "labels": [3, 1, 2, 0], "attributes": {"age": 30.0}}
     ranged.log_prob(images, **said, seed=6, guidance=1.5, divergence="exact", probes=7, **coarse)
     ranged.bits_per_dim(images, **said, seed=8, guidance=2.5, repeats=3, probes=2, divergence="gaussian", **coarse)
     ranged.encode(images, **said, guidance=3.5, **coarse)
     ranged.decode(torch.ones(4, 1, 8, 8), **said, guidance=4.5, **coarse)
-    assert asked[0::2] == [(said["prompts"], said["labels"], 4, scale) for scale in (1.5, 2.5, 3.5, 4.5)]
+    told = (said["prompts"], said["labels"], 4)
+    assert asked[0::2] == [(*told, scale, said["attributes"]) for scale in (1.5, 2.5, 3.5, 4.5)]
     assert streams == [rng.key(6, rng.PROBES), rng.key(8, rng.PROBES), None, None]
     (logs, log_how), (bits, bits_how), (encoded, encode_how), (decoded, decode_how) = asked[1::2]
     assert encode_how == decode_how == coarse
@@ -143,7 +144,7 @@ def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeyp
         flow, "conditional_score", lambda self, *given: asked.append(given) or plain(self, None, None, *given[2:])
     )
     exact.interpolate(images[:1], images[1:2], [0.25, 0.75], prompts=["a"], labels=[3])
-    assert asked == [(["a"], [3], 1, 1.0)] * 4
+    assert asked == [(["a"], [3], 1, 1.0, None)] * 4
 
 
 def test_pixels_and_floats_are_in_the_models_data_range(exact, images):

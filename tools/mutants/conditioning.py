@@ -2,13 +2,26 @@
 
 from tools.mutants.mutant import Mutant
 
+ATTRIBUTES = "tests/conditioning/test_attributes.py"
 GUIDANCE = "tests/inference/test_guidance.py"
+IMAGES = "tests/conditioning/test_images.py"
 JOBS = "tests/precompute/test_jobs.py"
 NETWORKS = "tests/networks/test_networks.py"
 PRETRAINED = "tests/conditioning/test_pretrained.py"
 TEXT = "tests/conditioning/test_text.py"
 
 MUTANTS = [
+    Mutant("unknown numbers as the middle of the range", "raysde.conditioning.numbers:NumberEmbedding.forward", "return torch.where(known[:, None], vectors, self.unknown.to(vectors.dtype))", "return vectors", ATTRIBUTES + " -k 'unknown_numbers'"),
+    Mutant("numbers that are not scaled", "raysde.conditioning.numbers:NumberEmbedding.forward", "(values.float() - self.middle) / self.radius", "values.float() - self.middle", ATTRIBUTES + " -k 'sines'"),
+    Mutant("a gradient of NaN", "raysde.conditioning.numbers:NumberEmbedding.forward", "torch.where(known, (values.float() - self.middle) / self.radius, 0.0)", "((values.float() - self.middle) / self.radius)", ATTRIBUTES + " -k 'unknown_numbers'"),
+    Mutant("numbers that are never dropped with the rest", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None], null.attributes, self.attributes)", "self.attributes", ATTRIBUTES + " -k 'add_to_the_class'"),
+    Mutant("the last number in the place of all", "raysde.conditioning.conditioner:Conditioner.forward", "numbers if pooled is None else pooled + numbers", "numbers", ATTRIBUTES + " -k 'add_to_the_class'"),
+    Mutant("an image that is never dropped with the rest", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None, None, None], 0.0, self.image)", "self.image", IMAGES + " -k 'joins_the_other'"),
+    Mutant("a noise level that is not told", "raysde.conditioning.images:UpscaleCondition.draw", "return self.given(small + level[:, None, None, None] * eps, level)", "return self.given(small + level[:, None, None, None] * eps, 0.0 * level)", IMAGES + " -k 'smaller_copy'"),
+    Mutant("every second pixel for the mean of blocks", "raysde.conditioning.images:UpscaleCondition.draw", "F.avg_pool2d(x0, self.factor)", "x0[:, :, :: self.factor, :: self.factor]", IMAGES + " -k 'smaller_copy'"),
+    Mutant("holes that never touch the far border", "raysde.conditioning.images:InpaintCondition._in_hole", "side - length + 1", "side - length", IMAGES + " -k 'hole_is'"),
+    Mutant("the hole shown and the rest hidden", "raysde.conditioning.images:InpaintCondition.given", "torch.where(known, images, 0.0)", "torch.where(known, 0.0, images)", IMAGES + " -k 'hole_is'"),
+    Mutant("an image that is dropped where it should be kept", "raysde.conditioning.images:draw_planes", ">= condition.dropout", "< condition.dropout", IMAGES + " -k 'dropped_planes'"),
     Mutant("the caption kept where it is dropped, dropped where kept", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None], _fit_width(null.ids, self.ids.shape[1]), self.ids)", "torch.where(drop[:, None], self.ids, _fit_width(null.ids, self.ids.shape[1]))", NETWORKS + " -k 'dropped'"),
     Mutant("a dropped caption's own mask", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None], mask, self.mask)", "self.mask", NETWORKS + " -k 'dropped'"),
     Mutant("a dropped image's own class", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop, null.labels, self.labels)", "self.labels", NETWORKS + " -k 'dropped'"),

@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+ATTRIBUTES = "tests/data/ingest/test_attributes.py"
 CLASSES = "tests/data/test_classes.py"
 CONVERT = "tests/data/ingest/test_convert.py"
 JOBS = "tests/precompute/test_jobs.py"
@@ -20,6 +21,13 @@ BLOCKS = "tests/data/batches/test_blocks.py"
 REFERENCE = "tests/data/batches/test_reference.py"
 
 MUTANTS = [
+    Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
+    Mutant("attributes in the order in which they are asked for", "raysde.data.attributes:choose_attributes", "return tuple(each for each in known if each.name in wanted)", "return tuple(each for name in wanted for each in known if each.name == name)", ATTRIBUTES + " -k 'numbers_and_names'"),
+    Mutant("the first of two values of an attribute", "raysde.data.ingest.sources.attribute_values:merge_attributes", "if None not in (old, new) and old != new:", "if old is None and new is None and old != new:", ATTRIBUTES + " -k 'two_descriptions'"),
+    Mutant("attributes of the reader in any order", "raysde.data.dataset.reader:Reader.read", "numbers[place] = group.attributes[inside]", "numbers[place] = group.attributes[inside][::-1]", ATTRIBUTES + " -k 'shards_hold'"),
+    Mutant("a block without its attributes", "raysde.data.batches.arrow:from_table", 'read_numbers(table, "attributes", begin, end)', "None", ATTRIBUTES + " -k 'blocks_carry'"),
+    Mutant("an attribute's range from its last part", "raysde.data.ingest.statistics:Statistics._count_numbers", "min(low, more[1])", "more[1]", ATTRIBUTES + " -k 'shards_hold'"),
+    Mutant("thickness as the amount of ink", "raysde.data.ingest.digits:stroke_thickness", "np.where(variation > 0.0, variation, 1.0)", "600.0", ATTRIBUTES + " -k 'thickness'"),
     Mutant("a first block as long as the others", "raysde.data.batches.blocks:StreamSpec.segments", "size = 1", "size = self.block_steps", BLOCKS),
     Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
     Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),

@@ -90,7 +90,7 @@ MUTANTS = [
     Mutant("figures by any settings", "raysde.evaluation.metric:describe_mismatch", '"overrides": "sampler', '"name": "sampler', REGISTRY + " -k 'compared'"),
     Mutant("figures of any size", "raysde.evaluation.report:_comparison_settings", " {size}", "", REGISTRY + " -k 'beside'"),
     Mutant("figures of any noise", "raysde.evaluation.report:_comparison_settings", 'startswith("denoised")', 'startswith("none")', REGISTRY + " -k 'beside'"),
-    Mutant("classes without rows are drawn", "raysde.evaluation.selection:draw_conditions", "present = reader.classes_in(split) if classes or captions else ()", "present = tuple(range(manifest.classes))", "tests/data/test_classes.py -k 'without_rows'"),
+    Mutant("classes without rows are drawn", "raysde.evaluation.selection:draw_words", "present = reader.classes_in(split) if classes or captions else ()", "present = tuple(range(manifest.classes))", "tests/data/test_classes.py -k 'without_rows'"),
     Mutant("the data's class number for the model's", "raysde.evaluation.selection:ImageConditions.drawing", "self.numbers[label] for", "label for", "tests/data/test_classes.py -k 'other_order'"),
     Mutant("always the first caption", "raysde.evaluation.selection:ImageConditions.prompt", "turn % len(self.captions[group])", "0", EVALUATE + " -k 'turn'"),
     Mutant("the first rows for a random part", "raysde.evaluation.selection:select_rows", "rows.number_positions(choose_positions(rows, count or rows.count, seed))", "rows.number_positions(np.arange(min(count or rows.count, rows.count)))", EVALUATE + " -k 'once_each'"),

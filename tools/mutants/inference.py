@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+ATTRIBUTES = "tests/conditioning/test_attributes.py"
 BULK = "tests/inference/test_bulk.py"
 EDIT = "tests/inference/test_edit.py"
 GUIDANCE = "tests/inference/test_guidance.py"
@@ -10,6 +11,11 @@ PROMPT_FILE = "tests/inference/test_prompt_file.py"
 SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
+    Mutant("guidance away from the same image", "raysde.inference.guidance:Guidance.score", "torch.zeros_like(plain.encoded.image)", "plain.encoded.image", "tests/conditioning/test_images.py -k 'leads_away'"),
+    Mutant("numbers of a batch those of the first", "raysde.inference.sample:draw_batches", "own = None if values is None else values[rows]", "own = None if values is None else values[: rows.stop - rows.start]", ATTRIBUTES + " -k 'prompt_file'"),
+    Mutant("unusual numbers unnoticed", "raysde.inference.conditions:warn_outside", "not attribute.contains(value)", "value == math.inf", ATTRIBUTES + " -k 'impossible'"),
+    Mutant("known pixels drawn anew", "raysde.inference.told_images:inpaint_told", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_tells'"),
+    Mutant("more noise than the model knows", "raysde.inference.told_images:upscale_told", "0.0 <= level <= condition.noise", "0.0 <= level", "tests/conditioning/test_images.py -k 'upscaling_tells'"),
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.sample", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
     Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
     Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
@@ -35,7 +41,7 @@ MUTANTS = [
     Mutant("an empty file taken for an image", "raysde.inference.image_files:is_complete_png", " if info.size}", "}", BULK + " -k 'again'"),
     Mutant("a file for a whole one", "raysde.inference.image_files:is_complete_parquet", "return bool(opened.metadata.num_rows == count)", "return True", BULK + " -k 'fewer_rows'"),
     Mutant("said before it is so", "raysde.inference.image_files:write_png", '    write_bytes(child_path(place, "metadata.jsonl"), lines.encode())\n', "", BULK + " -k 'folders or again'"),
-    Mutant("tolerances that go nowhere", "raysde.inference.flow:_prepare_flow", 'return conditional_score(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}', 'return conditional_score(model, prompts, labels, count, guidance), {"rtol": 1e-5, "atol": 1e-5}', MODEL + " -k 'reaches_it or cost'"),
+    Mutant("tolerances that go nowhere", "raysde.inference.flow:_prepare_flow", 'return conditional_score(model, prompts, labels, count, guidance, attributes), {"rtol": rtol, "atol": atol}', 'return conditional_score(model, prompts, labels, count, guidance, attributes), {"rtol": 1e-5, "atol": 1e-5}', MODEL + " -k 'reaches_it or cost'"),
     Mutant("floats that are clipped", "raysde.inference.pixels:to_pixels", "else x0.to(dtype)", "else x0.clamp(*pixel_range(spec)).to(dtype)", MODEL + " -k 'float_images'"),
     Mutant("floats taken for levels", "raysde.inference.pixels:to_floats", "if images.dtype == torch.uint8 else moved", "if True else moved", MODEL + " -k 'float_images'"),
     Mutant("any label below the last", "raysde.inference.prompt_file:Requests.fit", "not 0 <= label < classes:", "not label < classes:", PROMPT_FILE + " -k 'cannot_draw'"),
@@ -43,7 +49,7 @@ MUTANTS = [
     Mutant("the prompts alone make the hash", "raysde.inference.prompt_file:Requests.sha256", "[self.count, self.prompts, self.labels, self.seeds, self.negatives]", "[self.count, self.prompts]", PROMPT_FILE + " -k 'hash'"),
     Mutant("lines that end at any separator", "raysde.inference.prompt_file:read_columns", 'lines.removesuffix("\\n").split("\\n")', "lines.splitlines()", PROMPT_FILE + " -k 'lines'"),
     Mutant("the first seed for every image", "raysde.inference.sample:draw_batches", "zip(seeds[rows], range(", "zip(seeds[:1] * (rows.stop - start), range(", BULK + " -k 'of_its_own'"),
-    Mutant("letters for prompts", "raysde.inference.sample:count_images", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
+    Mutant("letters for prompts", "raysde.inference.conditions:count_images", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
     Mutant("a start that every batch has", "raysde.inference.sample:prepare_start", "start[rows].to(device", "start[: rows.stop - rows.start].to(device", MODEL + " -k 'begin_anywhere'"),
     Mutant("rows counted from 0", "raysde.inference.prompt_file:parse_values", "row {row + 1}", "row {row}", PROMPT_FILE + " -k 'one_sentence'"),
     Mutant("the first image's prompt in every file", "raysde.inference.samples:Drawn.metadata", "one = value[index or 0]", "one = value[0]", SAMPLES + " -k 'drawn_again'"),

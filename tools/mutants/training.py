@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+ATTRIBUTES = "tests/conditioning/test_attributes.py"
 AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
 LOOP = "tests/training/test_loop.py"
 LOSSES = "tests/training/test_losses.py"
@@ -12,6 +13,8 @@ TIME_SAMPLING = "tests/training/test_time_sampling.py"
 VALIDATION = "tests/training/test_validation.py"
 
 MUTANTS = [
+    Mutant("attributes dropped by the stream of the noise", "raysde.training.objective:microbatch_loss", "chance = torch.rand(condition.attributes.shape, generator=own)", "chance = torch.rand(condition.attributes.shape, generator=rng)", ATTRIBUTES + " -k 'own_stream'"),
+    Mutant("planes by the stream of the noise", "raysde.training.objective:microbatch_loss", "draw_planes(objective.image_condition, x0, own)", "draw_planes(objective.image_condition, x0, rng)", "tests/conditioning/test_images.py -k 'own_stream'"),
     Mutant("a rate that is no number", "raysde.training.external:ExternalSchedule.build.factor", "if not math.isfinite(found):", "if False:", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("the half-life as a time constant", "raysde.training.ema:ema_decay", "0.5 ** (", "0.3678794411714423 ** (", AVERAGES),
     Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.decay_factor(", "weight = self.decay_factor(", AVERAGES),

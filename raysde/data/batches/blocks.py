@@ -88,9 +88,10 @@ def make_block(spec: StreamSpec, block: Block) -> pa.Table:
 
 
 def _list_numbers(reader: Reader) -> dict[str, np.dtype]:
-    """Return the dtype of each precomputed tensor in a block, by its name."""
+    """Return the dtype of each precomputed tensor and of the attributes in a block, by its name."""
     found = {"context": reader.contexts, "moments": reader.moments}
-    return {name: NUMBERS[each.derived.dtype] for name, each in found.items() if each is not None}
+    numbers = {name: NUMBERS[each.derived.dtype] for name, each in found.items() if each is not None}
+    return {**numbers, "attributes": np.dtype(np.float32)} if reader.attributes else numbers
 
 
 def group_by_step(

@@ -26,6 +26,7 @@ class Microbatch:
         labels: class numbers, int64 [B], -1 for none.
         context, context_mask: precomputed vectors of the captions [B, L, D], and False for padding, bool [B, L].
         moments: mean and log-variance of precomputed latents, [B, 2 C, H, W].
+        attributes: numeric attributes, float32 [B, A], NaN where they are unknown.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Microbatch:
     context: Tensor | None = None
     context_mask: Tensor | None = None
     moments: Tensor | None = None
+    attributes: Tensor | None = None
 
     def map_tensors(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
         """Return the microbatch with ``move`` applied to each of its tensors."""
@@ -52,7 +54,8 @@ def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
-    found = Microbatch(step, index, rows, images, columns.captions, labels, moments=moments)
+    numbers = None if columns.attributes is None else torch.from_numpy(columns.attributes)
+    found = Microbatch(step, index, rows, images, columns.captions, labels, moments=moments, attributes=numbers)
     if columns.context is None or columns.tokens is None:
         return found
     context = torch.from_numpy(columns.context)

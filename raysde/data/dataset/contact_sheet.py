@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from raysde.data.attributes import Attribute
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.reader import Reader
 from raysde.images.captions import SMALLEST, draw_lines, fit_text, line_height
@@ -45,7 +46,14 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         lines.append(f"classes        {manifest.classes}")
         lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
         lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
-    return lines
+    return lines + [_describe_attribute(each, manifest) for each in manifest.attributes]
+
+
+def _describe_attribute(each: Attribute, manifest: Manifest) -> str:
+    """Return the line about a numeric attribute: its range, and moments where the manifest has statistics."""
+    told = manifest.statistics.get("attributes", {}).get(each.name)
+    more = f", mean {told['mean']:g}, deviation {told['std']:g}, {told['rows']} rows" if told else ""
+    return f"attribute      {each.name}: {each.low:g} to {each.high:g}{more}"
 
 
 def _format_numbers(values: list[float]) -> str:

@@ -8,7 +8,7 @@ OUT/validation-00000.parquet  rows held out from training
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raysde.data.attributes import Attribute
 from raysde.data.dataset.layout import Layout
 from raysde.data.dataset.shard_table import Shard, Shards, Split, parse_shards
 from raysde.io.filesystems import absolute_location, child_path, open_filesystem, read_bytes, write_bytes, write_json
@@ -50,6 +51,16 @@ SCHEMA = pa.schema(
     # Hugging Face's datasets recognises the image column by this entry
     metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
 )
+"""Columns of a shard without numeric attributes."""
+
+
+def shard_schema(attributes: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns of a shard; numeric attributes are the fields of one more, float64, null where unknown."""
+    if not attributes:
+        return SCHEMA
+    features = {**FEATURES, "attributes": {name: {"dtype": "float64", "_type": "Value"} for name in attributes}}
+    numbers = pa.field("attributes", pa.struct([(name, pa.float64()) for name in attributes]), nullable=False)
+    return SCHEMA.append(numbers).with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Manifest:
         format: version of the format in which the manifest was written.
         etags_of: URI, without options, of the folder whose object store gave the shards' entity tags; empty if none
             did. A copy elsewhere has other tags.
+        attributes: numeric attributes of the rows, with the range of their values.
     """
 
     path: str
@@ -87,6 +99,7 @@ class Manifest:
     columns: dict[str, str] = field(default_factory=lambda: list_columns(SCHEMA), hash=False)
     format: int = FORMAT
     etags_of: str = ""
+    attributes: tuple[Attribute, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shards", Shards.of(self.shards))
@@ -98,6 +111,11 @@ class Manifest:
     def rows_in(self, split: Split) -> int:
         """Return the number of rows of a split."""
         return int(self.shards.rows[self.shards.in_split(split)].sum())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the shards."""
+        return shard_schema([each.name for each in self.attributes])
 
     @property
     def bytes(self) -> int:
@@ -169,6 +187,9 @@ def write_manifest(manifest: Manifest) -> None:
     """
     content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
+    content["attributes"] = [asdict(each) for each in manifest.attributes]
+    if not manifest.attributes:
+        del content["attributes"]  # earlier versions read such data sets
     if manifest.format < 4:
         content["shards"] = [_entry(shard) for shard in manifest.shards]
         del content["etags_of"]
@@ -241,6 +262,7 @@ def parse_manifest(path: str, content: Any) -> Manifest:
     values = {name: value for name, value in content.items() if name not in ("rows", "path")}
     with _name_manifest(path):
         values["shards"] = parse_shards(values["shards"]) if found < 4 else _open_shards(path, values["shards"])
+        values["attributes"] = tuple(Attribute(**each) for each in values.get("attributes", ()))
     values.update(labels=_tuple(values["labels"]), size=_tuple(values["size"]))
     manifest = Manifest(path=path, **values)
     _check_values(manifest)

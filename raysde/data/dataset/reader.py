@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from raysde.data.dataset.manifest import SCHEMA, Manifest, Split, read_manifest
+from raysde.data.dataset.manifest import Manifest, Split, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
 from raysde.data.dataset.row_groups import RowGroups
@@ -17,8 +17,9 @@ from raysde.data.dataset.view import CAPTION, STILL, View
 from raysde.images.codec import decode_image
 
 CACHE = 208 << 20
-FIELDS = frozenset({"captions", "labels"})
-"""Values of a row beside its image that a reader gives unless it is asked for fewer."""
+FIELDS = frozenset({"captions", "labels", "attributes"})
+"""Values of a row beside its image that a reader gives unless it is asked for fewer; ``attributes.NAME`` stands for one
+of the numeric attributes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Columns:
         labels: class numbers int64 [B], -1 for none.
         context, tokens: precomputed vectors of the captions [B, L, D], and their number without padding, int64 [B].
         moments: mean and log-variance [B, 2 C, H, W] of precomputed latents.
+        attributes: numeric attributes, float32 [B, A], NaN where they are unknown; None if none are read.
     """
 
     images: np.ndarray
@@ -39,24 +41,34 @@ class Columns:
     context: np.ndarray | None = None
     tokens: np.ndarray | None = None
     moments: np.ndarray | None = None
+    attributes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The encoded images, captions and labels of a row group; None if they are not read."""
+    """The encoded images, captions, labels and attributes of a row group; None if they are not read."""
 
     images: pa.BinaryArray | None
     captions: pa.ListArray | None
     labels: pa.StringArray | None
+    attributes: np.ndarray | None = None
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowGroup":
-        """Return the row group of a table with some of the columns image, captions and label."""
+        """Return the row group of a table with some of the columns image, captions, label and attributes."""
         image, captions, labels = (
             table.column(name).combine_chunks() if name in table.column_names else None
             for name in ("image", "captions", "label")
         )
-        return cls(None if image is None else image.field("bytes"), captions, labels)
+        return cls(None if image is None else image.field("bytes"), captions, labels, _numbers(table))
+
+
+def _numbers(table: pa.Table) -> np.ndarray | None:
+    """Return the numeric attributes of a table's rows, float32 [N, A] with NaN for null; None without them."""
+    if "attributes" not in table.column_names:
+        return None
+    columns = table.column("attributes").combine_chunks().flatten()
+    return np.stack([each.to_numpy(zero_copy_only=False) for each in columns], axis=1).astype(np.float32)
 
 
 def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
@@ -90,16 +102,20 @@ class Reader:
         self.moments = None if latents is None else LatentMoments(latents, manifest)
         self.contexts = None if text is None else Contexts(text, manifest)
         self.manifest = manifest
+        self.attributes = tuple(
+            each.name for each in manifest.attributes if {"attributes", f"attributes.{each.name}"} & set(fields)
+        )
         self.numbers = {name: number for number, name in enumerate(manifest.labels)}
         wanted = {
             "image.bytes": latents is None,
             "captions": "captions" in fields and text is None,
             "label": "labels" in fields,
+            **{f"attributes.{name}": True for name in self.attributes},
         }
         self.groups = RowGroups(
             manifest,
             manifest.path,
-            SCHEMA,
+            manifest.schema,
             RowGroup.of,
             columns=[name for name, read in wanted.items() if read],
             budget=cache_bytes,
@@ -132,6 +148,7 @@ class Reader:
         shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
         images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
+        numbers = np.empty((len(rows), len(self.attributes)), dtype=np.float32) if self.attributes else None
         for place, group, inside in self.groups.holding(rows) if self.groups.columns else ():
             draw = draws[place]
             if group.images is not None:
@@ -140,8 +157,10 @@ class Reader:
                 captions[place] = _choose_captions(group.captions[inside].as_py(), draw[CAPTION])
             if group.labels is not None:
                 labels[place] = self._number(group.labels[inside].as_py(), int(rows[place]))
+            if numbers is not None and group.attributes is not None:
+                numbers[place] = group.attributes[inside]
         context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
-        return Columns(images, captions, labels, context, tokens, moments)
+        return Columns(images, captions, labels, context, tokens, moments, numbers)
 
     def shape_of(self, row: int, view: View) -> tuple[int, int]:
         """Return the (height, width) at which ``view`` shows a row.
@@ -163,13 +182,14 @@ class Reader:
         return max(shape[0] * shape[1] for shape in shapes if shape is not None) * self.manifest.channels
 
     def about(self, row: int) -> dict[str, object]:
-        """Return a row's number, shard, captions, label, key, size and hash by column name.
+        """Return a row's number, shard, captions, label, key, size, hash and attributes by column name.
 
         Raises:
             ValueError: naming the shard that is missing or damaged.
         """
         shard = self._shard_of(row)
         names = ["captions", "label", "key", "width", "height", "hash"]
+        names += ["attributes"] if self.manifest.attributes else []
         group, place = divmod(row - self.manifest.starts[shard], self.manifest.row_group)
         table = self.groups.read(shard, group, names)
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
+from raysde.data.dataset.manifest import Manifest, list_columns, shard_schema
 from raysde.data.dataset.segments import write_segments
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.io.errors import name_place_of_write
@@ -26,9 +26,10 @@ def write_shard(
     split: Split = "train",
     image: tuple[int, int] | None = None,
 ) -> Shard:
-    """Write one shard of ``SCHEMA`` and return its manifest entry; the same rows give the same bytes.
+    """Write one shard and return its manifest entry; the same rows give the same bytes.
 
     Args:
+        table: rows of :func:`raysde.data.dataset.manifest.shard_schema`, with or without attributes.
         row_group: number of rows in a full row group.
         image: (height, width) of all images; None if they differ.
 
@@ -36,11 +37,13 @@ def write_shard(
         OSError: naming the shard, if it cannot be written.
     """
     out = pa.BufferOutputStream()
+    attributes = table.schema.field("attributes").type.names if "attributes" in table.column_names else []
+    compressed = (*COMPRESSED, *(f"attributes.{name}" for name in attributes))
     write_segments(
-        table.cast(SCHEMA),
+        table.cast(shard_schema(attributes)),
         out,
         row_group=row_group,
-        compression={"image.bytes": "none", **dict.fromkeys(COMPRESSED, "zstd")},
+        compression={"image.bytes": "none", **dict.fromkeys(compressed, "zstd")},
         use_dictionary=["label"],
         write_page_checksum=True,
         write_statistics=False,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
+from raysde.data.dataset.manifest import Manifest, list_columns
 from raysde.data.dataset.precomputed import Derived, check_derived_list, verify_derived
 from raysde.data.dataset.shards import fits_schema
 from raysde.io.filesystems import open_filesystem, sha256_of
@@ -45,10 +45,9 @@ def check_columns(manifest: Manifest) -> None:
     Raises:
         ValueError: if it has others.
     """
-    if manifest.columns != list_columns(SCHEMA):
-        raise ValueError(
-            f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {list_columns(SCHEMA)}"
-        )
+    expected = list_columns(manifest.schema)
+    if manifest.columns != expected:
+        raise ValueError(f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {expected}")
 
 
 def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
@@ -88,7 +87,7 @@ def verify_shard(manifest: Manifest, number: int, *, hashes: bool) -> None:
         raise ValueError(f"{where} has {info.size} bytes, but {shard.bytes} in the manifest; ingest again")
     try:
         with pq.ParquetFile(system.open_input_file(inside)) as opened:
-            same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
+            same = fits_schema(opened, manifest.schema, shard.rows, manifest.row_group)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}; {AGAIN}") from error
     if not same:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
-from raysde.data.dataset.manifest import Manifest, write_manifest
+from raysde.data.dataset.manifest import Manifest, list_columns, shard_schema, write_manifest
 from raysde.data.dataset.segments import write_index
 from raysde.data.dataset.shard_table import Shard, Shards
 from raysde.data.dataset.verify import record_etags
@@ -35,7 +35,8 @@ def collect_parts(
         labels: class names, ordered by class number; if there are none, each label of a row is a class.
 
     Raises:
-        ValueError: if no row is left, or two labels spell the same number differently.
+        ValueError: if no row is left, or two labels spell the same number differently, or no row has a value of
+            an attribute.
         FileNotFoundError: if the identities of a part's rows are missing.
     """
     shards: list[Shard] = []
@@ -69,6 +70,8 @@ def collect_parts(
             source=source,
             licence=licence,
             skipped=len(bad),
+            columns=list_columns(shard_schema(rules.attributes)),
+            attributes=statistics.ranges(rules.attributes, source),
         )
         write_json(child_path(out, "report.json"), {**describe_samples(bad, unread, remarks), **report.repetitions()})
     lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from raysde.data.dataset.manifest import SCHEMA
+from raysde.data.dataset.manifest import shard_schema
 from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.data.dataset.shards import write_shard
@@ -42,6 +42,7 @@ class Rules:
         background: grey level from 0 to 255 under transparent pixels and of the border of padded images.
         validation: share of the rows, from 0 to 1, for validation, selected by the hash of their content.
         row_group, shard_rows: number of rows in a row group, and maximum number in a shard.
+        attributes: names of the numeric attributes to store.
 
     Raises:
         ValueError: if buckets are requested for a size that is not square.
@@ -57,6 +58,7 @@ class Rules:
     validation: float = 0.0
     row_group: int = 1024
     shard_rows: int = 8192
+    attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -139,7 +141,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
     def write(kind: tuple[Split, tuple[int, int] | None]) -> None:
         split, shape = kind
         rows = waiting.pop(kind)
-        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        table = pa.Table.from_pylist(rows, schema=shard_schema(rules.attributes))
         for name, column in zip(("hash", "key"), identities, strict=True):
             column.extend(row[name] for row in rows)
         file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
@@ -190,9 +192,12 @@ def convert_rows(
             continue
         result.unread.update(sample.unread)
         result.remarks.count(sample.key, read.changes)
-        result.statistics.count(stored, picture.size, sample.captions, sample.label)
+        attributes = dict(zip(rules.attributes, sample.attributes or [None] * len(rules.attributes), strict=True))
+        result.statistics.count(stored, picture.size, sample.captions, sample.label, attributes)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = make_row(sample, stored, data)
+        if attributes:
+            row["attributes"] = attributes
         yield (choose_split(row["hash"], rules.validation), fixed), row
 
 

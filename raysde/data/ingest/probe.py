@@ -78,6 +78,7 @@ def choose_rules(
         size=None if fit == "keep" else size or choose_size(pictures, keeps=fit != "short" and not bucket_multiple),
         fit=fit,
         bucket_multiple=bucket_multiple,
+        attributes=source.attributes,
         encode=encode,
         quality=quality,
         background=background,

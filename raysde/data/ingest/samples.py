@@ -17,6 +17,7 @@ class Sample:
         data: the bytes of an image file.
         captions: any number of captions, none of them blank.
         label: a class name, or a class number written in decimal, or None.
+        attributes: a number for each attribute of the ingest, None where it is unknown.
         unread: kinds of files and keys beside the image that are ignored, such as ``.npy files``.
     """
 
@@ -25,6 +26,7 @@ class Sample:
     captions: tuple[str, ...] = ()
     label: str | None = None
     unread: tuple[str, ...] = ()
+    attributes: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Statistics of a data set, computed for each part and added up: labels, captions, sizes and pixels."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from raysde.data.attributes import Attribute
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Statistics:
         widths, heights: smallest and largest width and height of the source images in pixels.
         pixels: number of pixels.
         total, squares: sums over pixels of values in [0, 1] and of their squares by channel, float64 [3].
+        numbers: of each numeric attribute, the number, smallest, largest, sum and sum of squares of its values.
     """
 
     rows: int = 0
@@ -32,9 +36,20 @@ class Statistics:
     pixels: int = 0
     total: np.ndarray = field(default_factory=lambda: np.zeros(3))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    numbers: dict[str, list[float]] = field(default_factory=dict)
 
-    def count(self, picture: Image.Image, found: tuple[int, int], captions: tuple[str, ...], label: str | None) -> None:
-        """Add a row: the stored picture, the source image's (width, height) ``found``, its captions and its label."""
+    def count(
+        self,
+        picture: Image.Image,
+        found: tuple[int, int],
+        captions: tuple[str, ...],
+        label: str | None,
+        attributes: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Add a row: the stored picture, the source image's (width, height) ``found``, and its descriptions."""
+        for name, value in (attributes or {}).items():
+            if value is not None:
+                self._count_numbers(name, [1, value, value, value, value**2])
         self.rows += 1
         self.captioned += bool(captions)
         self.captions += len(captions)
@@ -51,6 +66,22 @@ class Statistics:
         self.total[: len(counts)] += counts @ values
         self.squares[: len(counts)] += counts @ values**2
 
+    def _count_numbers(self, name: str, more: Sequence[float]) -> None:
+        count, low, high, total, squares = self.numbers.get(name, [0, more[1], more[2], 0.0, 0.0])
+        sums = [min(low, more[1]), max(high, more[2]), total + more[3], squares + more[4]]
+        self.numbers[name] = [count + more[0], *sums]
+
+    def ranges(self, names: Sequence[str], source: str) -> tuple[Attribute, ...]:
+        """Return the named attributes with their ranges.
+
+        Raises:
+            ValueError: naming the attribute without a value in any row of ``source``.
+        """
+        for name in names:
+            if name not in self.numbers:
+                raise ValueError(f"attribute {name!r}: no image of {source} has a value of it; leave it out")
+        return tuple(Attribute(name, *self.numbers[name][1:3]) for name in names)
+
     def add(self, other: "Statistics") -> None:
         """Add the sums of another part."""
         for name in ("rows", "captioned", "captions", "characters", "pixels"):
@@ -60,13 +91,16 @@ class Statistics:
         self.widths = (min(self.widths[0], other.widths[0]), max(self.widths[1], other.widths[1]))
         self.heights = (min(self.heights[0], other.heights[0]), max(self.heights[1], other.heights[1]))
         self.total, self.squares = self.total + other.total, self.squares + other.squares
+        for name, sums in other.numbers.items():
+            self._count_numbers(name, sums)
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics as JSON values for :meth:`from_json`."""
         plain = {name: getattr(self, name) for name in ("rows", "captioned", "captions", "characters", "longest")}
         arrays = {"total": self.total.tolist(), "squares": self.squares.tolist()}
         sizes = {"widths": list(self.widths), "heights": list(self.heights), "pixels": self.pixels}
-        return {**plain, **sizes, **arrays, "labels": dict(self.labels)}
+        numbers = {"numbers": self.numbers} if self.numbers else {}
+        return {**plain, **sizes, **arrays, "labels": dict(self.labels), **numbers}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Statistics":
@@ -88,7 +122,11 @@ class Statistics:
         """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by ``channels``."""
         mean = self.total[:channels] / max(1, self.pixels)
         std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))
+        numbers = {
+            name: _moments(count, total, squares) for name, (count, _, _, total, squares) in self.numbers.items()
+        }
         return {
+            **({"attributes": numbers} if numbers else {}),
             "labels": dict(sorted(self.labels.items())),
             "captions": {
                 "in_all": self.captions,
@@ -102,3 +140,9 @@ class Statistics:
                 "std": [round(float(value), 6) for value in std],
             },
         }
+
+
+def _moments(count: float, total: float, squares: float) -> dict[str, float]:
+    """Return number, mean and standard deviation of values from their sums."""
+    mean = total / count
+    return {"rows": int(count), "mean": mean, "std": max(squares / count - mean**2, 0.0) ** 0.5}

@@ -1,11 +1,14 @@
 """Sources of an ingest: image folders, WebDataset archives, Parquet files and arrays, local or remote."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from raysde.data.attributes import check_attribute_name
 from raysde.data.ingest.samples import SourcePart
 from raysde.data.ingest.sources.arrays import open_arrays
+from raysde.data.ingest.sources.columns import normalise_name
 from raysde.data.ingest.sources.descriptions import Named, Vocabulary, read_names
 from raysde.data.ingest.sources.folder import open_folder
 from raysde.data.ingest.sources.listing import Contents, Listing, folder_root, list_files
@@ -38,6 +41,7 @@ class Source:
         count: number of samples, including unusable ones; None if it is unknown without reading them.
         notes: remarks for the user.
         labels: class names, ordered by class number, from ``label_names``; else empty.
+        attributes: names of the numeric attributes that are read.
     """
 
     kind: SourceKind
@@ -46,6 +50,7 @@ class Source:
     count: int | None
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 def open_source(
@@ -58,6 +63,7 @@ def open_source(
     caption_template: str | None = None,
     caption_column: str | None = None,
     label_column: str | None = None,
+    attributes: Sequence[str] = (),
     missing: Missing = "refuse",
 ) -> Source:
     """List a source, recognise its kind and divide it into parts.
@@ -72,6 +78,7 @@ def open_source(
         label_names: text file of class names, one a line, for labels that are numbers.
         caption_template: caption of samples with a label and no caption, such as ``a photo of a {label}``.
         caption_column, label_column: the column or JSON key to read; the usual names if None.
+        attributes: columns or JSON keys of numbers to store with the images.
         missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
             each is an unusable sample.
 
@@ -82,10 +89,11 @@ def open_source(
     _check_options(part_rows, order, caption_template)
     listing = list_files(path)
     kind = recognise_kind(listing)
-    words = Vocabulary(caption_column, label_column)
+    words = Vocabulary(caption_column, label_column, attribute_names(attributes))
     if words != Vocabulary() and kind == "arrays":
         raise ValueError(
-            f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column out"
+            f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column and "
+            "--attributes out"
         )
     if images is not None and kind != "parquet":
         raise ValueError(
@@ -100,9 +108,24 @@ def open_source(
     parts = contents.parts
     if names or caption_template is not None:
         parts = [Named(part, names, caption_template) for part in parts]
-    options = (kind, part_rows, order, images, names, caption_template, words)
+    options: tuple[object, ...] = (kind, part_rows, order, images, names, caption_template, words)
+    options += (words.attributes,) if words.attributes else ()
     identity = _hash_contents(listing, contents, options)
-    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names))
+    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names), words.attributes)
+
+
+def attribute_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the attributes that are read from columns, such as ``stroke_width`` for ``Stroke Width``.
+
+    Raises:
+        ValueError: if a name cannot be one of an attribute, or is given twice.
+    """
+    names = tuple(normalise_name(column) for column in columns)
+    for place, name in enumerate(names):
+        check_attribute_name(name)
+        if name in names[:place]:
+            raise ValueError(f"attribute {name!r} is asked for twice; name it once")
+    return names
 
 
 def _check_options(part_rows: int, order: Order, caption_template: str | None) -> None:

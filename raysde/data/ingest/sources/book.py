@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from raysde.data.ingest.sources.attribute_values import Values, merge_attributes
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
 from raysde.data.ingest.sources.listing import normalise_path, summarise_names
 
 
 @dataclass(frozen=True)
 class Said:
-    """Captions and label of one image."""
+    """Captions, label and numeric attributes of one image."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
+    attributes: Values = ()
 
 
 @dataclass
@@ -42,17 +44,18 @@ class Book:
     labelled: str | None = None
     columns: bool = False
 
-    def add(self, name: str, captions: tuple[str, ...], label: str | None) -> None:
-        """Add captions and a label of an image to those of earlier descriptions.
+    def add(self, name: str, captions: tuple[str, ...], label: str | None, attributes: Values = ()) -> None:
+        """Add captions, a label and attributes of an image to those of earlier descriptions.
 
         Raises:
-            ValueError: if the image already has another label.
+            ValueError: if the image already has another label, or another value of an attribute.
         """
         before = self.said.get(name, Said())
         if label is not None and before.label not in (None, label):
             raise ValueError(f"image {name!r} has label {label!r} here and {before.label!r} before")
         more = tuple(caption for caption in captions if caption not in before.captions)
-        self.said[name] = Said(before.captions + more, before.label if label is None else label)
+        known = merge_attributes(before.attributes, attributes, self.words.attributes)
+        self.said[name] = Said(before.captions + more, before.label if label is None else label, known)
 
     def require(self, columns: Iterable[str], where: str) -> None:
         """Check that a description at the path ``where`` has the columns or keys that the user selected.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.sources.attribute_values import Values, read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import normalise_name
 from raysde.data.ingest.sources.descriptions import FILE_KEYS, parse_captions, parse_label, read_entry
@@ -90,13 +91,19 @@ def _is_image(key: str, file: PurePosixPath, book: Book) -> bool:
 
 
 def _add_entry(
-    book: Book, given: str, file: PurePosixPath, where: str, captions: tuple[str, ...], label: str | None
+    book: Book,
+    given: str,
+    file: PurePosixPath,
+    where: str,
+    captions: tuple[str, ...],
+    label: str | None,
+    attributes: Values = (),
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
         book.miss(given, where)
     else:
-        book.add(name, captions, label)
+        book.add(name, captions, label, attributes)
 
 
 def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
@@ -160,7 +167,8 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         given = None
         try:
             given = find_image(row, PurePosixPath(), book)
-            _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words))
+            numbers = read_attributes(row, book.words.attributes)
+            _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words), numbers)
         except ValueError as error:
             _refuse_entry(book, given, file, f"{where}, entry {number}", error)
     book.require(columns, where)
@@ -176,15 +184,17 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
     for name, value in document.items():
         captions: tuple[str, ...] = ()
         label = None
+        numbers: Values = ()
         try:
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
                 captions, label = read_entry(value, book.words)
+                numbers = read_attributes(value, book.words.attributes)
             elif of_labels or isinstance(value, (int, float)):
                 label = parse_label(value)
             else:
                 captions = parse_captions(value)
-            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label)
+            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label, numbers)
         except ValueError as error:
             _refuse_entry(book, name, file, f"{where}, key {name!r}", error)
     if columns:

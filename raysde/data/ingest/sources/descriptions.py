@@ -29,15 +29,17 @@ LABEL_KEYS = ("label", "class", "labels")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names of the columns and keys that hold captions and labels.
+    """Names of the columns and keys that hold captions, labels and numeric attributes.
 
     Attributes:
+        attributes: names of the numeric attributes to read, normalised.
         caption, label: names that the user selected; None for the usual names.
         captions, labels: all names to read, normalised by :func:`raysde.data.ingest.sources.columns.normalise_name`.
     """
 
     caption: str | None = None
     label: str | None = None
+    attributes: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ class Vocabulary:
 
     def reads(self, name: str) -> bool:
         """Return True if a column or key of this name is read."""
-        return normalise_name(name) in self.captions or normalise_name(name) in self.labels
+        return normalise_name(name) in (*self.captions, *self.labels, *self.attributes)
 
     def require(self, names: Iterable[str], where: str) -> None:
         """Check that the selected names exist among ``names``.
@@ -58,7 +60,8 @@ class Vocabulary:
             ValueError: naming ``where`` and the existing names, if a selected name is absent.
         """
         there = list(names)
-        for option, name in (("--caption-column", self.caption), ("--label-column", self.label)):
+        attributes = [("--attributes", name) for name in self.attributes]
+        for option, name in (("--caption-column", self.caption), ("--label-column", self.label), *attributes):
             if name is not None and normalise_name(name) not in map(normalise_name, there):
                 raise ValueError(
                     f"{where} has no column {name!r}, which {option} asks for; it has {summarise_columns(there)}"

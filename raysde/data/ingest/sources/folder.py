@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.attribute_values import Values, merge_attributes
 from raysde.data.ingest.sources.book import Book, Said
 from raysde.data.ingest.sources.catalogues import read_catalogue
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
@@ -27,7 +28,7 @@ class FolderImage:
 
     Attributes:
         name: path in the folder.
-        captions, label: descriptions from tables and JSON documents of many images.
+        captions, label, attributes: descriptions from tables and JSON documents of many images.
         files: files beside the image to read.
         problem: an error sentence if the image is described and absent, or wrongly described.
     """
@@ -37,6 +38,7 @@ class FolderImage:
     label: str | None = None
     files: tuple[str, ...] = ()
     problem: str | None = None
+    attributes: Values = ()
 
 
 @dataclass
@@ -72,7 +74,12 @@ class FolderPart:
                 "folder or in the metadata; make them equal or remove one"
             )
         label = told.label if item.label is None else item.label
-        return Sample(item.name, reader(item.name), item.captions or told.captions, label, told.unread)
+        try:
+            attributes = merge_attributes(item.attributes, told.attributes, self.words.attributes)
+        except ValueError as error:
+            raise ValueError(f"image {item.name}: {error}") from error
+        captions = item.captions or told.captions
+        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes)
 
 
 def open_folder(
@@ -92,7 +99,8 @@ def open_folder(
     described, identity = _read_descriptions(listing, book, pairs)
     if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
         raise ValueError(
-            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
+            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column and "
+            "--attributes out"
         )
     labels, notes = _folder_labels(listing, images, book)
     items = [
@@ -130,7 +138,8 @@ def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[
 
 
 def _make_item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
-    return FolderImage(name, said.captions, said.label if label is None else label, () if said.captions else beside)
+    own = said.label if label is None else label
+    return FolderImage(name, said.captions, own, () if said.captions else beside, attributes=said.attributes)
 
 
 def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:

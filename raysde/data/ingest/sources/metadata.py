@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.sources.attribute_values import read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
 from raysde.data.ingest.sources.descriptions import FILE_KEYS, read_entry
@@ -74,7 +75,7 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
     name = find_image(row, folder, book)
     captions, label = read_entry(row, book.words)
     if name in book.names:
-        book.add(name, captions, label)
+        book.add(name, captions, label, read_attributes(row, book.words.attributes))
     else:
         book.miss(name, where)
 

@@ -6,6 +6,7 @@ Columns are found by name, regardless of case; the first existing name in this o
               else an Image of Hugging Face's metadata, else the column of type struct<bytes, path>
     captions  text, caption, prompt, captions, or the name given by --caption-column
     label     label, class, labels, or the name given by --label-column
+    numbers   the names given by --attributes
 """
 
 import json
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.attribute_values import parse_attribute
 from raysde.data.ingest.sources.columns import find_spellings, normalise_name, summarise_columns
 from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, parse_captions, parse_label
 from raysde.data.ingest.sources.listing import (
@@ -46,6 +48,7 @@ class ParquetColumns:
     Attributes:
         image, caption, label: names of columns; None for a column that does not exist.
         classes: class names, to which integer labels are indices; empty if the file stores none.
+        attributes: columns of numeric attributes, in the order in which they were asked for.
         unread: columns that are ignored.
     """
 
@@ -54,6 +57,7 @@ class ParquetColumns:
     caption: str | None
     label: str | None
     classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     def describe_columns(self) -> str:
@@ -63,6 +67,8 @@ class ParquetColumns:
         parts += [f"{what} of {name!r}" if name is not None else f"no {what}" for what, name in named]
         if self.classes:
             parts.append(f"{len(self.classes)} class names ({summarise_names(self.classes)})")
+        if self.attributes:
+            parts.append(f"attributes of {summarise_columns(self.attributes)}")
         return ", ".join(parts)
 
 
@@ -116,7 +122,7 @@ class ParquetPart:
 
     def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
         """Yield batches of a row group; if it is damaged, those before the damage and then an error sentence."""
-        read = [self.columns.image, self.columns.caption, self.columns.label]
+        read = [self.columns.image, self.columns.caption, self.columns.label, *self.columns.attributes]
         names = [name for name in read if name is not None]
         try:
             yield from table.iter_batches(BATCH, row_groups=[group], columns=names)
@@ -132,7 +138,8 @@ class ParquetPart:
             image = _read_image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
             caption = self.columns.caption and batch.column(self.columns.caption)[index].as_py()
             label = self.columns.label and batch.column(self.columns.label)[index].as_py()
-            return Sample(key, image, parse_captions(caption), self._label(label))
+            numbers = [parse_attribute(name, batch.column(name)[index].as_py()) for name in self.columns.attributes]
+            return Sample(key, image, parse_captions(caption), self._label(label), attributes=tuple(numbers))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -243,7 +250,8 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
-    used = (image, caption, label)
+    attributes = _find_attributes(types, file, words)
+    used = (image, caption, label, *attributes)
     unread = tuple(_describe_unread(name, kind, words) for name, kind in types.items() if name not in used)
     for chosen, found in ((words.caption, caption), (words.label, label)):
         if chosen is not None and found is None:
@@ -252,7 +260,20 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
                 f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
             )
     classes = features.get(label, {}).get("names") if label is not None else None
-    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), attributes, unread)
+
+
+def _find_attributes(types: dict[str, pa.DataType], file: str, words: Vocabulary) -> tuple[str, ...]:
+    """Return the columns of the numeric attributes.
+
+    Raises:
+        ValueError: naming the file and the column whose type is no number.
+    """
+    spelled = find_spellings(types, words.attributes)
+    for name in spelled.values():
+        if not (pat.is_integer(types[name]) or pat.is_floating(types[name]) or pat.is_decimal(types[name])):
+            raise ValueError(f"{file}: column {name!r}, which --attributes asks for, is {types[name]}, not of numbers")
+    return tuple(spelled[name] for name in words.attributes)
 
 
 def _describe_unread(name: str, kind: pa.DataType, words: Vocabulary) -> str:

@@ -1,10 +1,11 @@
 """Sidecar files, each beside the one image that it describes: photo.txt, photo.caption or photo.json for photo.jpg."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.sources.attribute_values import Values, merge_attributes, read_attributes
 from raysde.data.ingest.sources.descriptions import Vocabulary, clean_captions, read_entry
 from raysde.data.ingest.sources.listing import FileReader, Listing, decode_utf8
 from raysde.io.documents import read_json
@@ -15,11 +16,12 @@ JSON = ".json"
 
 @dataclass(frozen=True)
 class SidecarText:
-    """Captions and label from the files beside an image, and a remark on each of their ignored keys."""
+    """Captions, label and attributes from the files beside an image, and a remark on each of their ignored keys."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
     unread: tuple[str, ...] = ()
+    attributes: Values = ()
 
 
 def pair_files(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
@@ -55,11 +57,13 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
     """Read the files beside an image; equal captions are returned once.
 
     Raises:
-        ValueError: naming the file, if one is missing, not UTF-8 or not valid, or two give different labels.
+        ValueError: naming the file, if one is missing, not UTF-8 or not valid, or two give different labels or values
+            of an attribute.
     """
     captions: dict[str, None] = {}
     label: str | None = None
     unread: list[str] = []
+    attributes: Values = ()
     for file in files:
         text = decode_utf8(reader(file), file)
         if not file.lower().endswith(JSON):
@@ -70,12 +74,16 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
             unread.append(".json files without an object")
             continue
         more, other, keys = read_object(row, words, file)
+        try:
+            attributes = merge_attributes(attributes, read_attributes(row, words.attributes), words.attributes)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
         if None not in (label, other) and label != other:
             raise ValueError(f"{file} has the label {other!r}, another file beside the image {label!r}")
         captions.update(dict.fromkeys(more))
         label = other if label is None else label
         unread += keys
-    return SidecarText(tuple(captions), label, tuple(unread))
+    return SidecarText(tuple(captions), label, tuple(unread), attributes)
 
 
 def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tuple[str, ...], str | None, list[str]]:
@@ -84,7 +92,7 @@ def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tup
     Raises:
         ValueError: naming ``where``, if a value is wrong, or a selected key is absent.
     """
-    words.require(row, where)
+    replace(words, attributes=()).require(row, where)  # an image may lack an attribute
     try:
         captions, label = read_entry(row, words)
     except ValueError as error:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
 from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.attribute_values import Values, merge_attributes, read_attributes
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
@@ -111,10 +112,10 @@ class TarSample:
             if self.problem is not None:
                 raise ValueError(self.problem)
             image = self._image()
-            captions, label, unread = self._read_descriptions(image)
+            captions, label, attributes, unread = self._read_descriptions(image)
             if label is None and "/" in self.key:
                 unread.append("names of folders, which are labels in a folder of images alone")
-            return Sample(key, self.files[image], captions, label, tuple(unread))
+            return Sample(key, self.files[image], captions, label, tuple(unread), attributes)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -131,16 +132,19 @@ class TarSample:
             )
         return found[0]
 
-    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, Values, list[str]]:
         captions: dict[str, None] = {}
         labels: dict[str, str] = {}
         unread: list[str] = []
+        attributes: Values = ()
+        names = self.words.attributes
         for extension in self.files:
             own, _, suffix = extension.rpartition(".")
             name = self.names[extension]
             if suffix in JSON and is_about(extension, image, JSON_WORDS):
                 row = parse_object(decode_utf8(self.files[extension], name), name)
                 more, label, keys = read_object(row, self.words, name)
+                attributes = merge_attributes(attributes, read_attributes(row, names), names)
                 captions.update(dict.fromkeys(more))
                 unread += keys
             elif is_about(extension, image, LABEL_WORDS) and (
@@ -159,7 +163,7 @@ class TarSample:
             raise ValueError(
                 "it has " + " and ".join(f"label {label!r} in .{where}" for label, where in labels.items())
             )
-        return tuple(captions), next(iter(labels), None), unread
+        return tuple(captions), next(iter(labels), None), attributes, unread
 
 
 @dataclass
@@ -320,7 +324,8 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
     names = listing.names(*TAR_SUFFIXES)
     if words != ANY and not TarPart(listing.root, names[0]).has_json():
         raise ValueError(
-            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column out"
+            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column and "
+            "--attributes out"
         )
     notes = list(split_note(names))
     downloaded = find_pieces(listing)
