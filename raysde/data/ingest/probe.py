@@ -8,6 +8,7 @@ from dataclasses import replace
 from PIL import Image
 
 from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
+from raysde.data.ingest.kept_values import SIZES
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
 from raysde.images.choices import Encode, Fit
@@ -58,6 +59,7 @@ def choose_rules(
     validation: float = 0.0,
     row_group: int | None = None,
     shard_rows: int = 8192,
+    keep: tuple[str, ...] = (),
 ) -> Rules:
     """Return the rules for a source; arguments that are None are chosen from its first images.
 
@@ -65,13 +67,14 @@ def choose_rules(
         size: by default, see :func:`choose_size`.
         channels: by default 1 if all images that are checked have grey formats, else 3.
         row_group: by default the smallest power of two, up to 1024, that makes at least 1 MB.
-        fit, bucket_multiple, encode, quality, background, validation, shard_rows: see
+        fit, bucket_multiple, encode, quality, background, validation, shard_rows, keep: see
             :class:`raysde.data.ingest.convert.Rules`.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if no image can be read, or none of the first ones has a column to keep.
     """
     samples = read_first_samples(source)
+    check_kept(samples, keep)
     pictures = [open_picture(sample.data, 3) for sample in samples]
     rules = Rules(
         channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and is_all_grey(source) else 3),
@@ -83,8 +86,25 @@ def choose_rules(
         background=background,
         validation=validation,
         shard_rows=shard_rows,
+        keep=keep,
     )
     return replace(rules, row_group=row_group or choose_row_group(samples, rules))
+
+
+def check_kept(samples: Sequence[Sample], keep: Sequence[str]) -> None:
+    """Check that the first samples have each column to keep, so that a misspelt name is found before the conversion.
+
+    Raises:
+        ValueError: naming the column that none of them has.
+    """
+    there = {name for sample in samples for name in sample.kept} | set(SIZES)
+    for name in keep:
+        if name not in there:
+            found = f"; they have {', '.join(sorted(there))}"
+            raise ValueError(
+                f"--keep-columns: none of the first {len(samples)} images has a column or key {name!r}{found}; "
+                "correct the name, or give it to one of these images"
+            )
 
 
 def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:

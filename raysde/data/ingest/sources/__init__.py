@@ -58,6 +58,7 @@ def open_source(
     caption_template: str | None = None,
     caption_column: str | None = None,
     label_column: str | None = None,
+    keep: tuple[str, ...] = (),
     missing: Missing = "refuse",
 ) -> Source:
     """List a source, recognise its kind and divide it into parts.
@@ -72,6 +73,7 @@ def open_source(
         label_names: text file of class names, one a line, for labels that are numbers.
         caption_template: caption of samples with a label and no caption, such as ``a photo of a {label}``.
         caption_column, label_column: the column or JSON key to read; the usual names if None.
+        keep: names of the columns and JSON keys to keep for filters; width and height are not among them.
         missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
             each is an unusable sample.
 
@@ -82,11 +84,9 @@ def open_source(
     _check_options(part_rows, order, caption_template)
     listing = list_files(path)
     kind = recognise_kind(listing)
-    words = Vocabulary(caption_column, label_column)
+    words = Vocabulary(caption_column, label_column, keep)
     if words != Vocabulary() and kind == "arrays":
-        raise ValueError(
-            f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column out"
-        )
+        raise ValueError(f"source {path} is of arrays, which have no columns; leave {words.options} out")
     if images is not None and kind != "parquet":
         raise ValueError(
             f"images {images} is given, but source {path} is not of Parquet files with paths; leave --images out"

@@ -2,21 +2,23 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from raysde.data.ingest.kept_values import Value
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
 from raysde.data.ingest.sources.listing import normalise_path, summarise_names
 
 
 @dataclass(frozen=True)
 class Said:
-    """Captions and label of one image."""
+    """Captions, label and kept values of one image."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -42,17 +44,24 @@ class Book:
     labelled: str | None = None
     columns: bool = False
 
-    def add(self, name: str, captions: tuple[str, ...], label: str | None) -> None:
-        """Add captions and a label of an image to those of earlier descriptions.
+    def add(
+        self, name: str, captions: tuple[str, ...], label: str | None, kept: Mapping[str, Value] | None = None
+    ) -> None:
+        """Add captions, a label and values to keep of an image to those of earlier descriptions.
 
         Raises:
-            ValueError: if the image already has another label.
+            ValueError: if the image already has another label, or another value to keep.
         """
         before = self.said.get(name, Said())
         if label is not None and before.label not in (None, label):
             raise ValueError(f"image {name!r} has label {label!r} here and {before.label!r} before")
         more = tuple(caption for caption in captions if caption not in before.captions)
-        self.said[name] = Said(before.captions + more, before.label if label is None else label)
+        values = dict(before.kept)
+        for column, value in (kept or {}).items():
+            if value is not None and values.get(column) not in (None, value):
+                raise ValueError(f"image {name!r} has {column} {value!r} here and {values[column]!r} before")
+            values[column] = values.get(column) if value is None else value
+        self.said[name] = Said(before.captions + more, before.label if label is None else label, values)
 
     def require(self, columns: Iterable[str], where: str) -> None:
         """Check that a description at the path ``where`` has the columns or keys that the user selected.
@@ -61,6 +70,7 @@ class Book:
             ValueError: if a selected one is absent.
         """
         self.words.require(columns, where)
+        self.words.require_kept(columns, where)
         self.columns = True
 
     def miss(self, name: str, where: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import normalise_name
 from raysde.data.ingest.sources.descriptions import FILE_KEYS, parse_captions, parse_label, read_entry
@@ -90,13 +91,19 @@ def _is_image(key: str, file: PurePosixPath, book: Book) -> bool:
 
 
 def _add_entry(
-    book: Book, given: str, file: PurePosixPath, where: str, captions: tuple[str, ...], label: str | None
+    book: Book,
+    given: str,
+    file: PurePosixPath,
+    where: str,
+    captions: tuple[str, ...],
+    label: str | None,
+    kept: dict[str, Value] | None = None,
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
         book.miss(given, where)
     else:
-        book.add(name, captions, label)
+        book.add(name, captions, label, kept)
 
 
 def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
@@ -128,12 +135,14 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
 def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
     """Read COCO's captions."""
     files: dict[Any, str] = {}
+    kept: dict[Any, dict[str, Value]] = {}
     for number, image in enumerate(document["images"], start=1):
         name, key = (image.get("file_name"), image.get("id")) if isinstance(image, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(key, (int, str)):
             raise ValueError(f"{where}, image {number} has no id or no file_name")
         if files.setdefault(key, name) != name:
             raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
+        kept[key] = pick_values(image, book.words.keep)
     book.labelled = str(file)
     lost: list[str] = []
     for number, note in enumerate(document["annotations"], start=1):
@@ -144,12 +153,13 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
                 remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
                 raise ValueError(f"there is no image with the id {key!r}{remedy}")
             given = files[key]
-            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None)
+            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None, kept[note["image_id"]])
         except (ValueError, AttributeError, TypeError) as error:
             _refuse_entry(book, given, file, place, error)
             lost += [] if given else [f"{place}: {error}"]
     if lost and len(lost) == len(document["annotations"]):
         raise ValueError(lost[0])
+    book.words.require_kept({key for image in document["images"] for key in image}, where)
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -160,7 +170,9 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         given = None
         try:
             given = find_image(row, PurePosixPath(), book)
-            _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words))
+            captions, label = read_entry(row, book.words)
+            kept = pick_values(row, book.words.keep)
+            _add_entry(book, given, file, f"{where}, entry {number}", captions, label, kept)
         except ValueError as error:
             _refuse_entry(book, given, file, f"{where}, entry {number}", error)
     book.require(columns, where)
@@ -175,16 +187,17 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
     ) and "caption" not in normalise_name(file.stem)
     for name, value in document.items():
         captions: tuple[str, ...] = ()
-        label = None
+        label, kept = None, dict[str, Value]()
         try:
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
                 captions, label = read_entry(value, book.words)
+                kept = pick_values(value, book.words.keep)
             elif of_labels or isinstance(value, (int, float)):
                 label = parse_label(value)
             else:
                 captions = parse_captions(value)
-            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label)
+            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label, kept)
         except ValueError as error:
             _refuse_entry(book, name, file, f"{where}, key {name!r}", error)
     if columns:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raysde.data.ingest.kept_values import Value, settle_text
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.book import Book, Said
 from raysde.data.ingest.sources.catalogues import read_catalogue
@@ -30,6 +31,7 @@ class FolderImage:
         captions, label: descriptions from tables and JSON documents of many images.
         files: files beside the image to read.
         problem: an error sentence if the image is described and absent, or wrongly described.
+        kept: values to keep from tables and JSON documents of many images.
     """
 
     name: str
@@ -37,6 +39,7 @@ class FolderImage:
     label: str | None = None
     files: tuple[str, ...] = ()
     problem: str | None = None
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -72,7 +75,8 @@ class FolderPart:
                 "folder or in the metadata; make them equal or remove one"
             )
         label = told.label if item.label is None else item.label
-        return Sample(item.name, reader(item.name), item.captions or told.captions, label, told.unread)
+        kept = {**told.kept, **item.kept}
+        return Sample(item.name, reader(item.name), item.captions or told.captions, label, told.unread, kept)
 
 
 def open_folder(
@@ -91,9 +95,8 @@ def open_folder(
     book = Book(frozenset(images), words)
     described, identity = _read_descriptions(listing, book, pairs)
     if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
-        raise ValueError(
-            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
-        )
+        raise ValueError(f"source {listing.given} has no table and no JSON with columns; leave {words.options} out")
+    settle_text(entry.kept for entry in book.said.values())
     labels, notes = _folder_labels(listing, images, book)
     items = [
         _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
@@ -130,7 +133,8 @@ def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[
 
 
 def _make_item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
-    return FolderImage(name, said.captions, said.label if label is None else label, () if said.captions else beside)
+    label = said.label if label is None else label
+    return FolderImage(name, said.captions, label, () if said.captions else beside, kept=said.kept)
 
 
 def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from raysde.data.ingest.kept_values import column_identifier, plain_value
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.columns import find_spellings, normalise_name, summarise_columns
 from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, parse_captions, parse_label
@@ -47,6 +48,7 @@ class ParquetColumns:
         image, caption, label: names of columns; None for a column that does not exist.
         classes: class names, to which integer labels are indices; empty if the file stores none.
         unread: columns that are ignored.
+        kept: columns that are kept for filters.
     """
 
     image: str
@@ -55,6 +57,7 @@ class ParquetColumns:
     label: str | None
     classes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
+    kept: tuple[str, ...] = ()
 
     def describe_columns(self) -> str:
         """Return the columns and their use as text for a message."""
@@ -117,7 +120,7 @@ class ParquetPart:
     def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
         """Yield batches of a row group; if it is damaged, those before the damage and then an error sentence."""
         read = [self.columns.image, self.columns.caption, self.columns.label]
-        names = [name for name in read if name is not None]
+        names = list(dict.fromkeys([*(name for name in read if name is not None), *self.columns.kept]))
         try:
             yield from table.iter_batches(BATCH, row_groups=[group], columns=names)
         except (pa.ArrowException, OSError) as error:
@@ -132,7 +135,9 @@ class ParquetPart:
             image = _read_image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
             caption = self.columns.caption and batch.column(self.columns.caption)[index].as_py()
             label = self.columns.label and batch.column(self.columns.label)[index].as_py()
-            return Sample(key, image, parse_captions(caption), self._label(label))
+            row_values = {name: batch.column(name)[index].as_py() for name in self.columns.kept}
+            kept = {column_identifier(name): plain_value(value, name) for name, value in row_values.items()}
+            return Sample(key, image, parse_captions(caption), self._label(label), kept=kept)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -243,7 +248,11 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
-    used = (image, caption, label)
+    words.require_kept([name for name in others if _is_plain(types[name])], file)
+    kept = tuple(name for name in others if column_identifier(name) in words.keep)
+    if len(kept) > len(words.keep):
+        raise ValueError(f"{file}: several of the columns {summarise_columns(kept)} have one name; rename one")
+    used = (image, caption, label, *kept)
     unread = tuple(_describe_unread(name, kind, words) for name, kind in types.items() if name not in used)
     for chosen, found in ((words.caption, caption), (words.label, label)):
         if chosen is not None and found is None:
@@ -252,7 +261,7 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
                 f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
             )
     classes = features.get(label, {}).get("names") if label is not None else None
-    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread, kept)
 
 
 def _describe_unread(name: str, kind: pa.DataType, words: Vocabulary) -> str:
@@ -266,7 +275,8 @@ def _find_image_column(
     types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary
 ) -> str | None:
     forms = {name: form for name, kind in types.items() if (form := _image_form(kind)) is not None}
-    free = [name for name in forms if words == ANY or not words.reads(name)]
+    usual = words.caption is None and words.label is None
+    free = [name for name in forms if usual or not words.reads(name)]
     names = find_spellings(free, IMAGE_COLUMNS)
     declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     structs = [name for name, form in forms.items() if form == "struct"]
@@ -316,6 +326,12 @@ def _image_form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
 def _is_text(kind: pa.DataType) -> bool:
     is_list = pat.is_list(kind) or pat.is_large_list(kind)
     return _is_string(_plain_type(kind.value_type) if is_list else kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Return True if the values of a type can be kept: numbers, truth values, text, dates and times."""
+    number = pat.is_integer(kind) or pat.is_floating(kind) or pat.is_decimal(kind) or pat.is_boolean(kind)
+    return number or _is_string(kind) or pat.is_date(kind) or pat.is_time(kind) or pat.is_timestamp(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:

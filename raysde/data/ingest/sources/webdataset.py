@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean_captions, parse_label
 from raysde.data.ingest.sources.listing import (
@@ -111,10 +112,10 @@ class TarSample:
             if self.problem is not None:
                 raise ValueError(self.problem)
             image = self._image()
-            captions, label, unread = self._read_descriptions(image)
+            captions, label, unread, kept = self._read_descriptions(image)
             if label is None and "/" in self.key:
                 unread.append("names of folders, which are labels in a folder of images alone")
-            return Sample(key, self.files[image], captions, label, tuple(unread))
+            return Sample(key, self.files[image], captions, label, tuple(unread), kept)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -131,8 +132,9 @@ class TarSample:
             )
         return found[0]
 
-    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, list[str], dict[str, Value]]:
         captions: dict[str, None] = {}
+        kept: dict[str, Value] = {}
         labels: dict[str, str] = {}
         unread: list[str] = []
         for extension in self.files:
@@ -142,6 +144,7 @@ class TarSample:
                 row = parse_object(decode_utf8(self.files[extension], name), name)
                 more, label, keys = read_object(row, self.words, name)
                 captions.update(dict.fromkeys(more))
+                kept |= pick_values(row, self.words.keep)
                 unread += keys
             elif is_about(extension, image, LABEL_WORDS) and (
                 suffix in LABELS or (suffix == "txt" and own in LABEL_WORDS)
@@ -159,7 +162,7 @@ class TarSample:
             raise ValueError(
                 "it has " + " and ".join(f"label {label!r} in .{where}" for label, where in labels.items())
             )
-        return tuple(captions), next(iter(labels), None), unread
+        return tuple(captions), next(iter(labels), None), unread, kept
 
 
 @dataclass
@@ -319,9 +322,7 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
     """
     names = listing.names(*TAR_SUFFIXES)
     if words != ANY and not TarPart(listing.root, names[0]).has_json():
-        raise ValueError(
-            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column out"
-        )
+        raise ValueError(f"archive {names[0]} has no JSON with keys to choose from; leave {words.options} out")
     notes = list(split_note(names))
     downloaded = find_pieces(listing)
     if records := [file.name for file in listing.files if is_record(file.name, downloaded)]:
