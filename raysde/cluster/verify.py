@@ -16,7 +16,14 @@ from raysde.cluster.connection import connect
 from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, check_derived_list, read_derived, verify_file
-from raysde.data.dataset.verify import Verification, check_columns, hashing_needs_ray, verify_here, verify_shard
+from raysde.data.dataset.verify import (
+    Verification,
+    check_columns,
+    hashing_needs_ray,
+    verify_here,
+    verify_kept,
+    verify_shard,
+)
 from raysde.data.dataset.versions import find_version
 
 TASK_BYTES = 1 << 30
@@ -39,6 +46,7 @@ def verify_data(manifest: Manifest, precomputed: Iterable[Derived], verification
     if verification != "hash" or not hashing_needs_ray(manifest, folders):
         return verify_here(manifest, folders, verification)
     check_columns(manifest)
+    verify_kept(manifest, hashes=True)
     for derived in folders:
         check_derived_list(derived, manifest)
     connect()

@@ -165,6 +165,6 @@ def join_kept(first: KeptColumns, second: KeptColumns) -> KeptColumns:
     return KeptColumns(types, tuple(files))
 
 
-def list_files(kept: "KeptColumns | None") -> Iterable[KeptFile]:
+def list_kept(kept: "KeptColumns | None") -> Iterable[KeptFile]:
     """Return the files of kept columns; none for a data set that keeps none."""
     return () if kept is None else kept.files

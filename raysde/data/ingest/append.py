@@ -9,7 +9,7 @@ from raysde.data.classes import order_labels
 from raysde.data.dataset.kept_columns import join_kept
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.reader import open_segments
-from raysde.data.dataset.shard_table import Shards
+from raysde.data.dataset.shard_table import SPLITS, Shards
 from raysde.data.dataset.versions import Version, read_versions, write_versions
 from raysde.data.ingest.convert import Rules
 from raysde.images.sizes import format_size
@@ -63,15 +63,13 @@ def join_manifests(base: Manifest, added: Manifest) -> Manifest:
     Raises:
         ValueError: if the kept columns differ.
     """
-    parts = [
-        (manifest.shards[i] for i in range(len(manifest.shards)) if manifest.shards[i].split == split)
-        for split in ("train", "validation")
-        for manifest in (base, added)
+    shards = [
+        shard for split in SPLITS for manifest in (base, added) for shard in manifest.shards if shard.split == split
     ]
     training = int(base.shards.in_split("train").sum())
     return replace(
         base,
-        shards=Shards.of(shard for part in parts for shard in part),
+        shards=Shards.of(shards),
         labels=added.labels,
         captions=base.captions + added.captions,
         statistics=join_statistics((base.statistics, base.rows), (added.statistics, added.rows)),

@@ -2,19 +2,23 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from PIL import Image
 
 from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
-from raysde.data.ingest.kept_values import SIZES
+from raysde.data.ingest.kept_values import SIZES, column_identifier
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
 from raysde.images.choices import Encode, Fit
 from raysde.images.open import is_grey, open_picture
 from raysde.images.sizes import Size
+from raysde.io.near import did_you_mean
 
+KEY = re.compile(r"key '(.*)' of \.json")
+"""The remark on a key that is not read, see :func:`raysde.data.ingest.sources.sidecars.read_object`."""
 LOOKED_AT = 16
 FURTHER = 256
 """Number of images that are checked for colour by their format, in at most 16 parts spread over the source."""
@@ -97,13 +101,14 @@ def check_kept(samples: Sequence[Sample], keep: Sequence[str]) -> None:
     Raises:
         ValueError: naming the column that none of them has.
     """
+    unread = (KEY.fullmatch(about) for sample in samples for about in sample.unread)
     there = {name for sample in samples for name in sample.kept} | set(SIZES)
+    known = there | {column_identifier(found[1]) for found in unread if found}
     for name in keep:
         if name not in there:
-            found = f"; they have {', '.join(sorted(there))}"
             raise ValueError(
-                f"--keep-columns: none of the first {len(samples)} images has a column or key {name!r}{found}; "
-                "correct the name, or give it to one of these images"
+                f"--keep-columns: none of the first {len(samples)} images has a column or key {name!r}"
+                f"{did_you_mean(name, known) or ';'} they have {', '.join(sorted(known))}"
             )
 
 

@@ -159,7 +159,9 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
             lost += [] if given else [f"{place}: {error}"]
     if lost and len(lost) == len(document["annotations"]):
         raise ValueError(lost[0])
-    book.words.require_kept({key for image in document["images"] for key in image}, where)
+    if book.words.keep:
+        book.words.require_kept(dict.fromkeys(key for image in document["images"] for key in image), where)
+        book.columns = True
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
