@@ -19,7 +19,28 @@ VERIFY = "tests/data/dataset/test_verify.py"
 BLOCKS = "tests/data/batches/test_blocks.py"
 REFERENCE = "tests/data/batches/test_reference.py"
 
+FILTERS = "tests/data/dataset/test_filters.py"
+SELECTION = "tests/data/dataset/test_selection.py"
+KEPT_COLUMNS = "tests/data/ingest/test_kept_columns.py"
+APPEND = "tests/data/ingest/test_append.py"
+
 MUTANTS = [
+    Mutant("a negation that selects missing values", "raysde.data.dataset.filter_terms:Member.expression", "pads.field(self.column).is_valid() & ~found", "~found", FILTERS),
+    Mutant("a negated or that stays an or", "raysde.data.dataset.filter_terms:Combined.negated", "not self.any_of", "self.any_of", FILTERS),
+    Mutant("a constant on the left compared as on the right", "raysde.data.dataset.filters:_compare", "MIRRORED[SYMBOLS[type(symbol)]]", "SYMBOLS[type(symbol)]", FILTERS),
+    Mutant("row groups passed over at their border", "raysde.data.dataset.filter_terms:Compared.may_select", "known.low if self.symbol[0] == \"<\" else known.high", "known.high if self.symbol[0] == \"<\" else known.low", FILTERS),
+    Mutant("missing values excluded by statistics", "raysde.data.dataset.filter_terms:Missing.may_select", "known.missing > 0 if self.missing", "known.missing == 0 if self.missing", FILTERS),
+    Mutant("every row group read for a filter", "raysde.data.dataset.selection:_possible_groups", "if condition.may_select(", "if condition.may_select({}) or condition.may_select(", SELECTION),
+    Mutant("bits of a file from its own first byte", "raysde.data.dataset.selection:_set_bits", "np.zeros(start % 8, dtype=bool)", "np.zeros(0, dtype=bool)", "tests/data/ingest/test_append.py"),
+    Mutant("row groups of a block counted from its beginning", "raysde.data.dataset.selection:count_before_groups", "total + sums[ends - start]", "sums[ends - start]", SELECTION),
+    Mutant("a selected row of the shard before", "raysde.data.dataset.selection:FilteredLayout.rows_at", "+ positions - self.count_before[place]", "+ positions", SELECTION),
+    Mutant("held-out rows that no filter selected", "raysde.data.dataset.split:split_rows", "apart, _ = hold_out_rows(layouts(\"validation\"), 0, seed)", "apart, _ = hold_out_rows(manifest.layouts(\"validation\"), 0, seed)", SELECTION),
+    Mutant("chunks of a row group's selected rows", "raysde.data.dataset.split:filtered_window", "lane // (CHUNK_GROUPS * mean)", "lane // mean", SELECTION),
+    Mutant("kept values in the order of the source", "raysde.data.ingest.collect:collect_kept", "writers[shard.split].add(table.slice(first, shard.rows))", "writers[shards[0].split].add(table.slice(first, shard.rows))", KEPT_COLUMNS),
+    Mutant("a fingerprint without the version before", "raysde.data.dataset.manifest:Manifest.fingerprint", "hashlib.sha256(self.parent.encode())", "hashlib.sha256()", APPEND),
+    Mutant("appended validation rows before the earlier ones", "raysde.data.ingest.append:join_manifests", "for manifest in (base, added) for shard", "for manifest in (added, base) for shard", APPEND),
+    Mutant("a run that moves to the newest version", "raysde.runs.data_record:open_data", "if wanted is None and read_versions(path):", "if False:", "tests/runs/test_data_record.py"),
+    Mutant("a selection that changed under a run", "raysde.data.batches.reference:SelectionReference.open", "open_shared_file(self.path, self.sha256)", "__import__('pyarrow').py_buffer(open(self.path, 'rb').read())", "tests/runs/test_data_record.py"),
     Mutant("a first block as long as the others", "raysde.data.batches.blocks:StreamSpec.segments", "size = 1", "size = self.block_steps", BLOCKS),
     Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
     Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),

@@ -54,7 +54,9 @@ class Filter(Protocol):
 class Comparison(Filter, Protocol):
     """A condition without parts, of one column."""
 
-    column: str
+    @property
+    def column(self) -> str:
+        """Name of the column."""
 
     def check(self, types: Mapping[str, str]) -> None:
         """Check the types of columns and constants.

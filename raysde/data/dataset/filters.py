@@ -151,6 +151,7 @@ def _constant(node: ast.expr) -> Constant:
 
 
 def _refuse(node: ast.expr) -> ValueError:
-    hint = {ast.BitAnd: "and", ast.BitOr: "or"}.get(type(getattr(node, "op", None)))
+    symbol = getattr(node, "op", None)
+    hint = "and" if isinstance(symbol, ast.BitAnd) else "or" if isinstance(symbol, ast.BitOr) else None
     remedy = f"write {hint!r}" if hint else "use comparisons of columns with constants, and, or, not, in, is None"
     return ValueError(f"{ast.unparse(node)[:80]!r} has no place in a filter; {remedy}")

@@ -122,7 +122,7 @@ def write_columns(folder, rows: int, values: dict, types: dict, split="train") -
 
 
 def test_a_million_rows_are_counted_in_seconds_from_row_groups_that_match(tmp_path):
-    """Of 31 row groups, sorted by score, the 2 that may match are read, and one column of the two. numpy counts alike.
+    """Among 31 row groups, sorted by score, the 2 that may match are read, and one of two columns. numpy counts alike.
 
     A second of this process's own time is 5 times the need on a slow core; the bound of the wall clock is the task's.
     """
