@@ -77,9 +77,9 @@ def describe_kept(manifest: Manifest) -> list[str]:
                 known[group.column(place).path_in_schema] += [] if found is None else [found]
     lines = [f"columns        {len(known)} for data.filter"]
     for name, parts in known.items():
-        lows, highs = (
-            [value for part in parts if (value := getattr(part, side)) is not None] for side in ("low", "high")
-        )
+        # Parquet stores a least value of zero as -0.0
+        lows = [part.low + 0.0 if isinstance(part.low, float) else part.low for part in parts if part.low is not None]
+        highs = [part.high for part in parts if part.high is not None]
         values = f", {str(min(lows))[:40]} to {str(max(highs))[:40]}" if lows and highs else ""
         missing = sum(part.missing for part in parts)
         lines.append(f"  {name:<12} {manifest.kept.types[name]}{values}" + (f", {missing} missing" if missing else ""))

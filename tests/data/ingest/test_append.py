@@ -9,15 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysde.cluster.ingest import begin_ingest, ingest_identity
+from raysde.cli import main
+from raysde.cluster.ingest import begin_ingest, ingest_identity, ingest_journal
 from raysde.data.dataset.manifest import read_manifest, read_same_manifest
 from raysde.data.dataset.reader import Reader, open_segments
 from raysde.data.dataset.selection import select_rows
 from raysde.data.dataset.verify import verify_listing, verify_shards
 from raysde.data.dataset.versions import choose_version, find_version, read_versions, versioned_name
 from raysde.data.ingest.append import check_appendable, extend_labels
+from raysde.data.ingest.convert import convert_part
 from raysde.data.ingest.sources import Source
 from tests.support.ingested import RULES, ingest_here, scored_parts
+from tests.support.sources import write_images
 
 SPLIT = replace(RULES, validation=0.25)
 
@@ -173,3 +176,55 @@ def test_kept_columns_are_verified(grown):
     file.unlink()
     with pytest.raises(ValueError, match=r"file columns-train-00000.parquet .* is missing"):
         verify_shards(versions[-1], hashes=False)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Return a function that runs `raysde` with the tasks of an ingest in this process."""
+
+    def convert(source, rules, out, numbers, version):
+        for number in numbers:
+            result = convert_part(source.parts[number], number, rules, out, version)
+            ingest_journal(out).keep(number, result.to_json())
+            yield result
+
+    monkeypatch.setattr("raysde.cluster.ingest.connect", lambda: None)
+    monkeypatch.setattr("raysde.cluster.ingest._convert_parts", convert)
+    return lambda *words: main([str(word) for word in words])
+
+
+def test_the_command_keeps_columns_and_appends(command, tmp_path, capsys):
+    """Two folders become two versions; kept columns, size and row groups of the second are those of the first."""
+    for name, first in (("one", 0), ("two", 10)):
+        write_images(tmp_path / name, [f"{row}" for row in range(first, first + 7)])
+        table = "".join(f"{row}.png,{row / 4},{'en' if row % 2 else 'de'}\n" for row in range(first, first + 7))
+        (tmp_path / name / "metadata.csv").write_text(f"file_name,Aesthetic,language\n{table}")
+    out = tmp_path / "out"
+    options = ("--size", 4, "--row-group", 2, "--keep-columns", "aesthetic,width,language")
+    assert not command("ingest", tmp_path / "one", out, *options)
+    assert "columns for data.filter: aesthetic (double), width (int64), language (string)" in capsys.readouterr().out
+    assert not command("ingest", tmp_path / "two", out, "--append")
+    assert "this is version 2 of the data set" in capsys.readouterr().out
+    grown = read_manifest(str(out))
+    assert (grown.rows, grown.size, grown.row_group, grown.version) == (14, (4, 4), 2, 2)
+    assert select_rows(grown, "aesthetic >= 2 and language == 'en'").count == 3
+    assert not command("inspect", out, "--sheet", tmp_path / "sheet.png")
+    told = capsys.readouterr().out
+    assert "version        2 of 2 (1: 7 rows, 2: 14 rows)" in told
+    assert "  aesthetic    double, 0.0 to 4.0" in told
+    assert not command("inspect", out, "--sheet", tmp_path / "sheet.png", "--version", 1)
+    assert "rows           7 for training" in capsys.readouterr().out
+    for words, sentence in (
+        (("ingest", tmp_path / "two", out), "holds a data set already"),
+        (("ingest", tmp_path / "two", out, "--append", "--size", 8), "these options make 8x8"),
+        (("ingest", tmp_path / "two", tmp_path / "new", "--append"), "--append: the folder"),
+        (("ingest", tmp_path / "two", tmp_path / "new", "--keep-columns", "aestetic"), "did you mean aesthetic?"),
+        (("ingest", tmp_path / "two", tmp_path / "new", "--keep-columns", "a,,b"), "an empty name"),
+        (("inspect", out, "--version", 3), "--version=3: the data set at"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            raise SystemExit(command(*words))
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") <= 2
