@@ -28,13 +28,23 @@ from raysde.io.journal import Journal
 from raysde.io.listing import list_files
 
 
-def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
+def ingest(
+    source: Source,
+    out: str,
+    rules: Rules,
+    *,
+    name: str,
+    licence: str = "",
+    skip_bad: bool = False,
+    base: Manifest | None = None,
+) -> Manifest:
     """Convert a source into shards and a manifest, on Ray.
 
     Args:
         out: folder or URI of the new data set.
         name: name of the source in the manifest.
         skip_bad: leave out unusable samples and list them in report.json.
+        base: newest version of the data set in ``out``, to which the source is appended; None for a new data set.
 
     Raises:
         ValueError: if the target holds a data set or another interrupted ingest, or a sample is unusable.
@@ -42,17 +52,18 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
         RuntimeError: if workers are lost too often.
     """
     out = absolute_location(out)
-    done = begin_ingest(out, ingest_identity(source, rules))
+    done = begin_ingest(out, ingest_identity(source, rules, base), base)
+    version = 1 if base is None else base.version + 1
     connect()
     with tqdm(total=source.count, unit="image", desc="ingesting", file=sys.stderr) as bar:
         for number in sorted(done):
             _accept_result(done[number], bar, skip_bad)
         left = [number for number in range(len(source.parts)) if number not in done]
-        for result in _convert_parts(source, rules, out, left):
+        for result in _convert_parts(source, rules, out, left, version):
             _accept_result(outline_result(result), bar, skip_bad)
     # read again from the journal, since all of them would take this process's memory
     parts = (Converted.from_json(content) for _, content in ingest_journal(out).records())
-    return collect_parts(parts, rules, out, source=name, licence=licence, labels=source.labels)
+    return collect_parts(parts, rules, out, source=name, licence=licence, labels=source.labels, base=base)
 
 
 def ingest_journal(out: str) -> Journal:
@@ -61,10 +72,14 @@ def ingest_journal(out: str) -> Journal:
     return Journal(child_path(folder, "plan.json"), folder, "part-{:06d}.json")
 
 
-def ingest_identity(source: Source, rules: Rules) -> str:
-    """Return a hash of everything that determines the content of the shards."""
-    said_of_rules = {key: value for key, value in asdict(rules).items() if key != "attributes" or value}
-    rules_said = {"reading": READING, "rules": said_of_rules}
+def ingest_identity(source: Source, rules: Rules, base: Manifest | None = None) -> str:
+    """Return a hash of everything that determines the content of the shards.
+
+    Args:
+        base: version of the data set that the source is appended to; None for a new data set.
+    """
+    told = {key: value for key, value in asdict(rules).items() if key not in ("attributes", "keep") or value}
+    rules_said = {"reading": READING, "rules": told} | ({} if base is None else {"base": base.fingerprint})
     said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -84,17 +99,23 @@ def outline_result(result: Converted) -> Outline:
     return Outline(sum(shard.rows for shard in result.shards), len(result.bad), reason)
 
 
-def begin_ingest(out: str, wanted: str) -> dict[int, Outline]:
+def begin_ingest(out: str, wanted: str, base: Manifest | None = None) -> dict[int, Outline]:
     """Prepare the target, and return the parts that an earlier ingest of the same source and rules finished.
+
+    Args:
+        base: the data set in the target that is appended to; None for a new one.
 
     Raises:
         ValueError: if the target holds a data set or an unfinished ingest of another source.
     """
-    if exists(child_path(out, "manifest.json")):
-        raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
+    if base is None and exists(child_path(out, "manifest.json")):
+        raise ValueError(
+            f"{out} holds a data set already; choose another folder or remove it, or add to it with --append"
+        )
     refused = (
         f"{out} holds an unfinished ingest of another source or with other options, of the same source before it was "
-        "changed, or of another version of raysde: remove it to start again, or repeat that ingest"
+        f"changed, or of another version of raysde: remove {'it' if base is None else child_path(out, INGESTING)} to "
+        "start again, or repeat that ingest"
     )
     ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
     outlines: dict[int, Outline] = {}
@@ -125,7 +146,7 @@ def _accept_result(result: Outline, bar: Any, skip_bad: bool) -> None:
         raise ValueError(f"{result.reason}{more}; --skip-bad leaves such samples out")
 
 
-def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[Converted]:
+def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int], version: int) -> Iterator[Converted]:
     """Convert parts in a Ray Data stream and yield the result of each as it finishes.
 
     Raises:
@@ -137,20 +158,20 @@ def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -
         return
     set_up_data()
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
-        _make_writer(ray.put(source.parts), numbers, rules, out), batch_size=1
+        _make_writer(ray.put(source.parts), numbers, rules, out, version), batch_size=1
     )
     for _, content in iterate_results(stream):
         yield Converted.from_json(content)
 
 
 def _make_writer(
-    parts: ray.ObjectRef, numbers: list[int], rules: Rules, out: str
+    parts: ray.ObjectRef, numbers: list[int], rules: Rules, out: str, version: int
 ) -> Callable[[dict[str, Any]], dict[str, list[Any]]]:
     def write(batch: dict[str, Any]) -> dict[str, list[Any]]:
         number = numbers[int(batch["id"][0])]
 
         def work() -> dict[str, Any]:
-            result = convert_part(ray.get(parts)[number], number, rules, out).to_json()
+            result = convert_part(ray.get(parts)[number], number, rules, out, version).to_json()
             ingest_journal(out).keep(number, result)
             return result
 

@@ -18,7 +18,7 @@ from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
 from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.cluster.resources import count_workers
-from raysde.data.dataset.manifest import Manifest, read_manifest
+from raysde.data.dataset.manifest import Manifest, read_same_manifest
 from raysde.data.dataset.precomputed import Derived, PrecomputedFile, read_derived, verify_derived, write_derived
 from raysde.data.dataset.verify import is_local, verify_here
 from raysde.io.filesystems import child_path, exists
@@ -123,7 +123,7 @@ class Encoding:
 
         def work() -> dict[str, Any]:
             if self.work is None:
-                self.work = self.job.work(read_manifest(self.shards))
+                self.work = self.job.work(read_same_manifest(self.shards, self.job.fingerprint))
             content = asdict(self.work(unit))
             precompute_journal(self.job.out).keep(unit, content)
             return content

@@ -31,8 +31,9 @@ from raysde.data.batches.arrow import from_table
 from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
 from raysde.data.batches.microbatch import Microbatch
 from raysde.data.batches.prefetch import fetch_ahead
-from raysde.data.batches.reference import DataReference, DerivedReference
+from raysde.data.batches.reference import DataReference, DerivedReference, SelectionReference
 from raysde.data.dataset.precomputed import NUMBERS
+from raysde.runs.data_record import selection_path
 from raysde.runs.run import Run
 
 MOST_BLOCKS = 32
@@ -69,6 +70,9 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
             fields=run.feed.fields,
             text=DerivedReference.of(run.text),
             latents=DerivedReference.of(run.latents),
+            selection=None
+            if run.selection is None
+            else SelectionReference(selection_path(run.config, run.manifest), run.selection.sha256),
         ),
         start=start,
         stop=run.steps,

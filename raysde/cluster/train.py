@@ -32,6 +32,7 @@ from raysde.io.amounts import amount
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
+from raysde.runs.data_record import record_data
 from raysde.runs.lease import Lease
 from raysde.runs.run import Run
 from raysde.tracking.spool import spool_folder
@@ -179,6 +180,8 @@ def launch(run: Run, settings: dict[str, Any], share: Share, departure: Departur
 def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str, str] | None = None) -> int:
     """Prepare a run's folder for a new trainer, and return the step at which it begins.
 
+    The run's data are recorded there, so that every worker reads the same rows.
+
     Ray Train keeps a list of checkpoints in the folder and refuses to start if list and folder differ: after a deleted
     checkpoint, a torn file, or a resume from an older checkpoint. raysde does not read that list and deletes it, so
     that only the checkpoints count.
@@ -191,6 +194,7 @@ def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str,
         ValueError: if there are checkpoints and none is whole.
     """
     step = resume_step(run, speak, damaged)
+    record_data(run.config, run.manifest, run.selection)
     system, root = open_filesystem(child_path(storage.absolute_location(run.config.storage), run.config.name, SNAPSHOT))
     found = system.get_file_info(root).type
     if found == FileType.Directory:

@@ -16,7 +16,15 @@ from raysde.cluster.connection import connect
 from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, check_derived_list, read_derived, verify_file
-from raysde.data.dataset.verify import Verification, check_columns, hashing_needs_ray, verify_here, verify_shard
+from raysde.data.dataset.verify import (
+    Verification,
+    check_columns,
+    hashing_needs_ray,
+    verify_here,
+    verify_kept,
+    verify_shard,
+)
+from raysde.data.dataset.versions import find_version
 
 TASK_BYTES = 1 << 30
 TASK_FILES = 256
@@ -38,6 +46,7 @@ def verify_data(manifest: Manifest, precomputed: Iterable[Derived], verification
     if verification != "hash" or not hashing_needs_ray(manifest, folders):
         return verify_here(manifest, folders, verification)
     check_columns(manifest)
+    verify_kept(manifest, hashes=True)
     for derived in folders:
         check_derived_list(derived, manifest)
     connect()
@@ -93,7 +102,7 @@ def shard_checker(path: str, fingerprint: str) -> Callable[[int], None]:
     """
 
     def check(number: int) -> None:
-        manifest = _open_manifest(path)
+        manifest = _open_manifest(path, find_version(path, fingerprint))
         if manifest.fingerprint != fingerprint:
             raise ValueError(f"{path} holds another data set on the node of a task; put the same files on every node")
         verify_shard(manifest, number, hashes=True)
@@ -116,8 +125,8 @@ def derived_checker(path: str) -> Callable[[int], None]:
 
 
 @lru_cache(maxsize=1)
-def _open_manifest(path: str) -> Manifest:
-    return read_manifest(path)
+def _open_manifest(path: str, version: int | None) -> Manifest:
+    return read_manifest(path, version=version)
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,8 @@ def add_inspect_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
     command.add_argument("-n", type=int, default=48, help="number of images on the sheet (default %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="seed that selects the images (default %(default)s)")
+    version = "version of the data set, if it has grown (default: the newest)"
+    command.add_argument("--version", type=int, metavar="N", help=version)
     command.add_argument("--fast", action="store_true", help="skip the check of the shards' hashes")
     command.set_defaults(run=run_inspect)
 
@@ -49,13 +51,14 @@ def run_inspect(args: argparse.Namespace) -> None:
     from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
+    from raysde.data.dataset.versions import choose_version
     from raysde.images.tensors import save_picture
 
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     target = Path(args.sheet).expanduser()
     check_picture("--sheet", target)
-    manifest = read_manifest(args.shards)
+    manifest = read_manifest(args.shards, version=choose_version(args.shards, args.version, "--version"))
     print("\n".join(describe_manifest(manifest)))
     for line in check_shards(manifest, fast=args.fast):
         print(line)

@@ -43,6 +43,8 @@ After an interruption, the same command resumes."""
     said.add_argument("--label-column", metavar="NAME", help=column)
     numbers = "columns or JSON keys of numbers to store, such as thickness,age, which models may take as conditions"
     said.add_argument("--attributes", metavar="NAME,...", type=split_names, default=(), help=numbers)
+    keep = "columns or JSON keys to keep for data.filter, such as score,url; width and height are the source image's"
+    said.add_argument("--keep-columns", metavar="NAMES", help=keep)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     add_shard_options(command.add_argument_group("shards"))
     command.set_defaults(run=run_ingest)
@@ -73,6 +75,8 @@ def add_shard_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--shard-rows", type=int, default=8192, help="maximum rows per shard (default %(default)s)")
     group.add_argument("--row-group", type=int, help="rows per row group; default: 1 to 2 MB, at most 1024 rows")
     group.add_argument("--licence", default="", help="licence of the images; stored in the manifest")
+    append = "add the source to the data set in OUT as its next version; runs on earlier versions stay on them"
+    group.add_argument("--append", action="store_true", help=append)
     skip = "skip unusable images and list them in report.json, instead of stopping"
     group.add_argument("--skip-bad", action="store_true", help=skip)
 
@@ -95,13 +99,22 @@ def run_ingest(args: argparse.Namespace) -> None:
     """
     from raysde.cluster.ingest import ingest
     from raysde.config.builtin import resolve_builtin
+    from raysde.data.dataset.manifest import read_manifest
+    from raysde.data.ingest.append import check_appendable, follow_order
+    from raysde.data.ingest.kept_values import SIZES, parse_kept_names
     from raysde.data.ingest.probe import choose_rules
-    from raysde.data.ingest.sources import open_source
+    from raysde.data.ingest.sources import attribute_names, open_source
 
     size = check_options(args)
     check_apart(args.source, args.out)
+    base = read_manifest(args.out, "--append: the folder") if args.append else None
+    keep, attributes = parse_kept_names(args.keep_columns), attribute_names(args.attributes)
+    if base is not None:
+        size = size or base.size
+        keep = keep or (() if base.kept is None else tuple(base.kept.types))
+        attributes = follow_order(attributes, [each.name for each in base.attributes])
     found = open_source(
-        prepare_source(args.source, Path(args.out).expanduser(), size, args.attributes),
+        prepare_source(args.source, Path(args.out).expanduser(), size, attributes),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -109,7 +122,8 @@ def run_ingest(args: argparse.Namespace) -> None:
         caption_template=args.caption_template,
         caption_column=args.caption_column,
         label_column=args.label_column,
-        attributes=args.attributes,
+        attributes=attributes,
+        keep=tuple(name for name in keep if name not in SIZES),
         missing="bad" if args.skip_bad else "refuse",
     )
     for note in found.notes:
@@ -117,22 +131,26 @@ def run_ingest(args: argparse.Namespace) -> None:
     rules = choose_rules(
         found,
         size=size,
-        channels=args.channels,
+        channels=args.channels or (None if base is None else base.channels),
         fit=args.fit,
         bucket_multiple=args.buckets,
         encode=args.encode,
         quality=args.quality,
         background=args.background,
         validation=args.validation,
-        row_group=args.row_group,
+        row_group=args.row_group or (None if base is None else base.row_group),
         shard_rows=args.shard_rows,
+        keep=keep,
     )
+    if base is not None:
+        check_appendable(base, rules)
     if size is None and rules.shape is not None and not rules.bucket_multiple:
         print(
             f"images become {format_size(rules.shape)} (height x width), the size of the first images; see --size and "
             "--fit"
         )
-    manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
+    told = {"name": args.source, "licence": args.licence, "skip_bad": args.skip_bad}
+    manifest = ingest(found, args.out, rules, **told, base=base)
     print_summary(manifest, args.out)
 
 
@@ -191,6 +209,7 @@ def print_summary(manifest: "object", out: str) -> None:
 
     from raysde.data.classes import join_names as listed_names
     from raysde.data.dataset.manifest import Manifest
+    from raysde.data.dataset.versions import versioned_name
     from raysde.images.remarks import Remarks
     from raysde.io.filesystems import child_path, read_bytes
 
@@ -215,7 +234,12 @@ def print_summary(manifest: "object", out: str) -> None:
         print(f"attribute {each.name}: {each.low:g} to {each.high:g}{bare}")
     if held := manifest.rows_in("validation"):
         print(f"{held} of them are in the validation split")
-    report = json.loads(read_bytes(child_path(manifest.path, "report.json")))
+    if manifest.version > 1:
+        print(f"this is version {manifest.version} of the data set; runs on earlier versions stay on them")
+    if manifest.kept is not None:
+        columns = [f"{name} ({kind})" for name, kind in manifest.kept.types.items()]
+        print(f"columns for data.filter: {', '.join(columns)}")
+    report = json.loads(read_bytes(child_path(manifest.path, versioned_name("report.json", manifest.version))))
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""
         print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")

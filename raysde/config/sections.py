@@ -18,6 +18,7 @@ from pydantic import (
 
 from raysde.config.names import check_alias, check_name
 from raysde.data.classes import class_name
+from raysde.data.dataset.filters import normalise_filter
 from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
@@ -59,6 +60,7 @@ def explain_choices(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
     return ", ".join(f"{name} ({choice.meaning})" for name, choice in table.items())
 
 
+FilterText = Annotated[str, AfterValidator(normalise_filter)]
 ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_join_equal_sides)]
 
 
@@ -89,6 +91,16 @@ class Data(Node):
     """The data set and its reading."""
 
     path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    version: PositiveInt | None = Field(
+        None,
+        description="version of the data set, which `raysde ingest --append` counts up; null: the newest when the run "
+        "begins, on which the run stays",
+    )
+    filter: FilterText | None = Field(
+        None,
+        description="rows to train and validate on, by columns that `raysde ingest --keep-columns` kept, such as "
+        "\"aesthetic > 5 and width >= 256 and language in ['en', 'de']\"; null: all rows",
+    )
     verify: Verification | None = Field(
         None,
         description="check of the shards before a run: hash reads them all; schema compares each one's size and "

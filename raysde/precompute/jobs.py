@@ -69,7 +69,7 @@ class TextJob:
     """A job that embeds all captions, with a unit of work for each shard and a last one for the empty caption.
 
     Attributes:
-        shards, fingerprint: URI and fingerprint of the data set.
+        shards, fingerprint, version: URI, fingerprint and version of the data set.
         encoder, sha256: path or name of the text encoder, and the hash of its files.
         width, max_tokens: length of an embedding vector, and maximum number of tokens of a caption.
         dtype: number type of the stored vectors.
@@ -78,6 +78,7 @@ class TextJob:
 
     shards: str
     fingerprint: str
+    version: int = 1
     encoder: str
     sha256: str
     width: int
@@ -102,6 +103,7 @@ class TextJob:
         return cls(
             shards=manifest.path,
             fingerprint=manifest.fingerprint,
+            version=manifest.version,
             encoder=encoder,
             sha256=encoder_hash(encoder),
             width=width,
@@ -116,11 +118,12 @@ class TextJob:
 
     @property
     def out(self) -> str:
-        return derived_folder("text", self.shards, hash_identity(self.sha256, self.max_tokens, self.dtype))
+        settings = (self.max_tokens, self.dtype, *_own_name(self.fingerprint, self.version))
+        return derived_folder("text", self.shards, hash_identity(self.sha256, *settings))
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key not in ("shards", "encoder")}
+        return {key: value for key, value in asdict(self).items() if key not in ("shards", "version", "encoder")}
 
     def units(self, manifest: Manifest) -> int:
         return len(manifest.shards) + 1
@@ -161,7 +164,7 @@ class LatentsJob:
     """A job that encodes all images to the mean and log-variance of their latents.
 
     Attributes:
-        shards, fingerprint: URI and fingerprint of the data set.
+        shards, fingerprint, version: URI, fingerprint and version of the data set.
         latent: the autoencoder and its latent space.
         dtype: number type of the stored moments.
         batch_size: number of images in a forward pass.
@@ -169,6 +172,7 @@ class LatentsJob:
 
     shards: str
     fingerprint: str
+    version: int = 1
     latent: LatentSpec
     dtype: Dtype
     batch_size: int
@@ -186,7 +190,12 @@ class LatentsJob:
             )
         latent = latent_spec(resolve_folder_or_name(vae), manifest.image)
         return cls(
-            shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
+            shards=manifest.path,
+            fingerprint=manifest.fingerprint,
+            version=manifest.version,
+            latent=latent,
+            dtype=dtype,
+            batch_size=batch_size,
         )
 
     @property
@@ -195,7 +204,8 @@ class LatentsJob:
 
     @property
     def out(self) -> str:
-        return derived_folder("latents", self.shards, hash_identity(self.latent.sha256, self.dtype))
+        settings = (self.dtype, *_own_name(self.fingerprint, self.version))
+        return derived_folder("latents", self.shards, hash_identity(self.latent.sha256, *settings))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -240,6 +250,11 @@ class LatentsJob:
             fingerprint=self.fingerprint,
             files=tuple(files),
         )
+
+
+def _own_name(fingerprint: str, version: int) -> tuple[str, ...]:
+    """Return the setting that gives later versions of a data set folders of their own; none for the first."""
+    return () if version == 1 else (fingerprint,)
 
 
 def choose_device() -> torch.device:

@@ -7,7 +7,8 @@ from raysde.conditioning.embedder import encoder_hash
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.data.dataset.manifest import Manifest
-from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, find_derived
+from raysde.data.dataset.precomputed import Derived, Latents, PrecomputedKind, TextEmbeddings, find_derived
+from raysde.data.dataset.versions import read_versions
 from raysde.images.sizes import format_size
 from raysde.io.filesystems import resolve_folder_or_name
 from raysde.models.autoencoder import LatentSpec, vae_hash
@@ -72,13 +73,19 @@ def describe_unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mo
             f"{folders[0].path} is not used: text.kind=auto, or text.kind=pretrained text.path={folders[0].encoder} "
             f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings; data.precomputed=off ignores them"
         )
-    if "latents" not in kinds and (latents := find_derived("latents", manifest.path)):
+    if "latents" not in kinds and (latents := _list_own("latents", manifest)):
         said.append(f"{latents[0].path} is not used: latent.vae={latents[0].encoder} trains on these latents")
     return said
 
 
 def _list_embeddings(manifest: Manifest) -> list[TextEmbeddings]:
-    return [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
+    return [each for each in _list_own("text", manifest) if isinstance(each, TextEmbeddings)]
+
+
+def _list_own(kind: PrecomputedKind, manifest: Manifest) -> list[Derived]:
+    """Return the precomputed folders beside a data set, without those of its other versions."""
+    others = {each.fingerprint for each in read_versions(manifest.path)} - {manifest.fingerprint}
+    return [each for each in find_derived(kind, manifest.path) if each.fingerprint not in others]
 
 
 def _precompute_command(manifest: Manifest, encoder: str, max_tokens: int) -> str:
@@ -133,7 +140,7 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
         ValueError: if there are no latents by these weights of these data, or the latents have another image size.
     """
     sha256 = vae_hash(vae)
-    folders = [each for each in find_derived("latents", manifest.path) if isinstance(each, Latents)]
+    folders = [each for each in _list_own("latents", manifest) if isinstance(each, Latents)]
     same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
     if not same:
         stale = [f"; {each.path} is of sha256 {each.sha256[:12]}, data {each.fingerprint}" for each in folders]

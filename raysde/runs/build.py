@@ -58,7 +58,8 @@ def sample_captions(run: Run, world: World) -> list[str]:
     """
     if run.spec.text is None:
         return []
-    captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if world.is_first else []
+    selected = None if run.selection is None else run.selection.in_rows
+    captions = distinct_captions(run.manifest, CAPTION_SAMPLE, selected) if world.is_first else []
     if isinstance(run.spec.text, ScratchText):
         captions = json.loads(world.share_text(json.dumps(captions)))
     return captions

@@ -21,6 +21,7 @@ from raysde.io.atomic import write_atomically
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path
 from raysde.runs import identity
+from raysde.runs.data_record import record_data
 from raysde.runs.hooks import Sink
 from raysde.runs.lease import Lease
 from raysde.runs.run import Run, check_resumable, identity_settings
@@ -171,10 +172,13 @@ def track_run(run: Run, uri: str, word: str, lease: Lease | None = None) -> Iter
 def settle_run_word(run: Run) -> str:
     """Return the identity word of a run, see :func:`raysde.runs.identity.settle_word`.
 
+    The run's data are recorded too, see :mod:`raysde.runs.data_record`.
+
     Raises:
         ValueError: if the identity file is damaged.
     """
     folder = run_folder(run)
+    record_data(run.config, run.manifest, run.selection)
     return identity.settle_word(folder, identity_settings(run), begun=bool(identity.list_steps(folder)))
 
 

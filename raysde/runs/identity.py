@@ -61,6 +61,16 @@ def note_end(folder: str) -> None:
         _write_word(folder, {**found, "ended": True})
 
 
+def has_ended(folder: str) -> bool:
+    """Return True if the run in a folder has ended, so that without its checkpoints it starts anew.
+
+    Raises:
+        ValueError: if the file in the folder is damaged.
+    """
+    found = _read_word(folder)
+    return found is not None and bool(found["ended"])
+
+
 def list_steps(folder: str) -> list[int]:
     """Return the steps of the checkpoints in a run's folder, complete or not, in ascending order."""
     system, root = open_filesystem(absolute_location(folder))

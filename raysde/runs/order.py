@@ -2,10 +2,11 @@
 
 from raysde.config.loading import RunConfig
 from raysde.data.batches.microbatch import Feed
-from raysde.data.batches.plan import LANED, WINDOWED, Plan
+from raysde.data.batches.plan import LANED, Plan
 from raysde.data.dataset.layout import AlignedRows, Rows
 from raysde.data.dataset.manifest import Manifest
-from raysde.data.dataset.split import lane_window, shuffle_window
+from raysde.data.dataset.selection import FilteredLayout
+from raysde.data.dataset.split import filtered_window, lane_window, shuffle_window
 from raysde.data.dataset.view import View
 
 
@@ -16,20 +17,23 @@ def make_feed(config: RunConfig, manifest: Manifest, rows: Rows, view: View, ord
         ValueError: if there are no rows, or the batch is no multiple of the microbatch.
     """
     batch, wanted = config.train.batch, config.data.shuffle_window
-    windows = {
-        WINDOWED: lambda: shuffle_window(manifest, wanted),
-        LANED: lambda: lane_window(manifest, rows.count, batch, config.microbatch, wanted),
-    }
+    chunk, filtered = manifest.row_group, any(isinstance(layout, FilteredLayout) for layout in rows.layouts)
+    if filtered:
+        window, chunk = filtered_window(manifest, rows, batch, config.microbatch, wanted)
+    elif order == LANED:
+        window = lane_window(manifest, rows.count, batch, config.microbatch, wanted)
+    else:
+        window = shuffle_window(manifest, wanted)
     plan = Plan(
         rows=rows.count,
         batch=batch,
         microbatch=config.microbatch,
         seed=config.seed,
-        window=windows[order](),
-        chunk=manifest.row_group,
+        window=window,
+        chunk=chunk,
         buckets=rows.sizes if len(rows.layouts) > 1 else (),
         order=order,
     )
     # without lanes, both versions of the order see the same rows
-    kind = AlignedRows if plan.has_lanes else Rows
+    kind = AlignedRows if plan.has_lanes and not filtered else Rows
     return Feed(plan, kind(rows.layouts, rows.held), view)

@@ -17,11 +17,13 @@ from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
 from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.manifest import Manifest, read_manifest
+from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
 from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.selection import Selection
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.verify import Verification, choose_verification, verify_here
+from raysde.data.dataset.versions import choose_version, read_versions
 from raysde.data.dataset.view import View
 from raysde.images import tensors
 from raysde.images.sizes import format_size, read_size
@@ -31,6 +33,7 @@ from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
 from raysde.runs.attributes import find_attributes
+from raysde.runs.data_record import open_data, open_selection
 from raysde.runs.order import make_feed
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
@@ -40,6 +43,7 @@ from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSc
 MAY_CHANGE = (
     "storage",
     "data.path",
+    "data.version",
     "data.verify",
     "data.block_megabytes",
     "data.block_steps",
@@ -74,6 +78,7 @@ class Run:
         steps: length of the run in optimizer steps.
         text: precomputed caption embeddings, if they are used.
         latents: precomputed latents to train on; None for pixels.
+        selection: rows that ``data.filter`` selects; None for all rows.
     """
 
     config: RunConfig
@@ -84,6 +89,7 @@ class Run:
     steps: int
     text: TextEmbeddings | None = None
     latents: Latents | None = None
+    selection: Selection | None = None
 
     @property
     def plan(self) -> Plan:
@@ -93,7 +99,10 @@ class Run:
     def data_identity(self) -> dict[str, Any]:
         found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
         precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
-        return {**found, **precomputed}
+        selected: dict[str, Any] = {}
+        if self.selection is not None:
+            selected = {"selection": self.selection.sha256[:16], "selected": self.selection.count}
+        return {**found, **precomputed, **selected}
 
 
 def open_run(config: RunConfig) -> Run:
@@ -102,7 +111,9 @@ def open_run(config: RunConfig) -> Run:
     Raises:
         ValueError: naming the key that does not fit.
     """
-    manifest = read_manifest(config.data.path, "data.path")
+    manifest = open_data(config)
+    if read_versions(manifest.path):  # the checkpoint, MLflow and workers record it
+        config = config.model_copy(update={"data": config.data.model_copy(update={"version": manifest.version})})
     text = choose_text_encoder(manifest, config.text, config.data.precomputed)
     if text is not config.text:
         config = parse_recipe({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
@@ -117,7 +128,10 @@ def open_run(config: RunConfig) -> Run:
         )
     check_labels(config.sampling.labels, manifest)
     view = make_view(config, manifest)
-    rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
+    selection = open_selection(config, manifest)
+    rows, held_out = split_rows(manifest, config.validation.rows, config.seed, selection)
+    if not rows.count:
+        raise ValueError(f"data.filter selects none of the training rows of {manifest.path}, only validation rows")
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(
@@ -144,17 +158,32 @@ def open_run(config: RunConfig) -> Run:
     fields |= {f"attributes.{each.name}" for each in spec.attributes}
     feed = replace(make_feed(config, manifest, rows, view), fields=fields)
     embeddings = find_embeddings(manifest, text, config.data.precomputed)
-    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
+    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents, selection)
 
 
 def list_remarks(run: Run) -> list[str]:
     """Return the warnings about a run before it starts, a sentence each."""
     found = describe_unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    newest = choose_version(run.manifest.path, None)
+    if run.manifest.version < newest:
+        found.append(f"the run is on version {run.manifest.version} of {run.manifest.path}; the newest is {newest}")
+    found += describe_selection(run)
     if run.plan.batch > run.plan.rows:
         found.append(
             f"train.batch={run.plan.batch} is more than the {run.plan.rows} rows to train on: "
             "each step shows some of them more than once"
         )
+    return found
+
+
+def describe_selection(run: Run) -> list[str]:
+    """Return sentences about the rows that the run's filter selects; none without a filter."""
+    if run.selection is None:
+        return []
+    rows, count = run.manifest.rows, run.selection.count
+    found = [f"data.filter selects {count} of {rows} rows ({100 * count / rows:.3g}%)"]
+    if run.manifest.rows_in("validation") and not len(run.held_out) and run.config.validation.rows != 0:
+        found.append("data.filter selects no validation row, so that the run has no validation")
     return found
 
 
@@ -315,6 +344,12 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint}); restore that data, or "
             "choose another name"
+        )
+    if found.data.get("selection") != run.data_identity.get("selection"):
+        raise ValueError(
+            f"run {name!r} was trained on {found.data.get('selected')} rows that data.filter selected, other than the "
+            f"{run.data_identity.get('selected')} of now: the kept columns of {run.config.data.path} were changed; "
+            "restore them, or choose another name"
         )
     # older checkpoints store no class names, only their number
     names = run.spec.class_names

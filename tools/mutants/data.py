@@ -20,6 +20,11 @@ VERIFY = "tests/data/dataset/test_verify.py"
 BLOCKS = "tests/data/batches/test_blocks.py"
 REFERENCE = "tests/data/batches/test_reference.py"
 
+FILTERS = "tests/data/dataset/test_filters.py"
+SELECTION = "tests/data/dataset/test_selection.py"
+KEPT_COLUMNS = "tests/data/ingest/test_kept_columns.py"
+APPEND = "tests/data/ingest/test_append.py"
+
 MUTANTS = [
     Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("attributes in the order in which they are asked for", "raysde.data.attributes:choose_attributes", "return tuple(each for each in known if each.name in wanted)", "return tuple(each for name in wanted for each in known if each.name == name)", ATTRIBUTES + " -k 'numbers_and_names'"),
@@ -28,6 +33,22 @@ MUTANTS = [
     Mutant("a block without its attributes", "raysde.data.batches.arrow:from_table", 'read_numbers(table, "attributes", begin, end)', "None", ATTRIBUTES + " -k 'blocks_carry'"),
     Mutant("an attribute's range from its last part", "raysde.data.ingest.statistics:Statistics._count_numbers", "min(low, more[1])", "more[1]", ATTRIBUTES + " -k 'shards_hold'"),
     Mutant("thickness as the amount of ink", "raysde.data.ingest.digits:stroke_thickness", "np.where(variation > 0.0, variation, 1.0)", "600.0", ATTRIBUTES + " -k 'thickness'"),
+    Mutant("a negation that selects missing values", "raysde.data.dataset.filter_terms:Member.expression", "pads.field(self.column).is_valid() & ~found", "~found", FILTERS),
+    Mutant("a negated or that stays an or", "raysde.data.dataset.filter_terms:Combined.negated", "not self.any_of", "self.any_of", FILTERS),
+    Mutant("a constant on the left compared as on the right", "raysde.data.dataset.filters:_compare", "MIRRORED[SYMBOLS[type(symbol)]]", "SYMBOLS[type(symbol)]", FILTERS),
+    Mutant("row groups passed over at their border", "raysde.data.dataset.filter_terms:Compared.may_select", "known.low if self.symbol[0] == \"<\" else known.high", "known.high if self.symbol[0] == \"<\" else known.low", FILTERS),
+    Mutant("missing values excluded by statistics", "raysde.data.dataset.filter_terms:Missing.may_select", "known.missing > 0 if self.missing", "known.missing == 0 if self.missing", FILTERS),
+    Mutant("every row group read for a filter", "raysde.data.dataset.selection:_possible_groups", "if condition.may_select(", "if condition.may_select({}) or condition.may_select(", SELECTION),
+    Mutant("bits of a file from its own first byte", "raysde.data.dataset.selection:_set_bits", "np.zeros(start % 8, dtype=bool)", "np.zeros(0, dtype=bool)", "tests/data/ingest/test_append.py"),
+    Mutant("row groups of a block counted from its beginning", "raysde.data.dataset.selection:count_before_groups", "total + sums[ends - start]", "sums[ends - start]", SELECTION),
+    Mutant("a selected row of the shard before", "raysde.data.dataset.selection:FilteredLayout.rows_at", "+ positions - self.count_before[place]", "+ positions", SELECTION),
+    Mutant("held-out rows that no filter selected", "raysde.data.dataset.split:split_rows", "apart, _ = hold_out_rows(layouts(\"validation\"), 0, seed)", "apart, _ = hold_out_rows(manifest.layouts(\"validation\"), 0, seed)", SELECTION),
+    Mutant("chunks of a row group's selected rows", "raysde.data.dataset.split:filtered_window", "lane // (CHUNK_GROUPS * mean)", "lane // mean", SELECTION),
+    Mutant("kept values in the order of the source", "raysde.data.ingest.collect:collect_kept", "writers[shard.split].add(table.slice(first, shard.rows))", "writers[shards[0].split].add(table.slice(first, shard.rows))", KEPT_COLUMNS),
+    Mutant("a fingerprint without the version before", "raysde.data.dataset.manifest:Manifest.fingerprint", "hashlib.sha256(self.parent.encode())", "hashlib.sha256()", APPEND),
+    Mutant("appended validation rows before the earlier ones", "raysde.data.ingest.append:join_manifests", "for manifest in (base, added) for shard", "for manifest in (added, base) for shard", APPEND),
+    Mutant("a run that moves to the newest version", "raysde.runs.data_record:open_data", "if wanted is None and read_versions(path):", "if False:", "tests/runs/test_data_record.py"),
+    Mutant("a selection that changed under a run", "raysde.data.batches.reference:SelectionReference.open", "open_shared_file(self.path, self.sha256)", "__import__('pyarrow').py_buffer(open(self.path, 'rb').read())", "tests/runs/test_data_record.py"),
     Mutant("a first block as long as the others", "raysde.data.batches.blocks:StreamSpec.segments", "size = 1", "size = self.block_steps", BLOCKS),
     Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
     Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),
@@ -71,7 +92,7 @@ MUTANTS = [
     Mutant("holes that all take the same rows", "raysde.data.dataset.layout:_fill_places", "len(holes) + positions - border", "positions - border", LANES),
     Mutant("row groups moved by held-out rows", "raysde.data.dataset.layout:AlignedRows.__getitem__", "_fill_places(positions[here] - starts[number], layout, held)", "np.setdiff1d(np.arange(layout.count), held)[positions[here] - starts[number]]", LANES),
     Mutant("few row groups in a batch", "raysde.data.dataset.split:LANE_SHARE", "5, 16", "1, 16", LANES),
-    Mutant("windows of parts of row groups", "raysde.data.dataset.split:lane_window", "for each in (whole, unit)", "for each in (unit, unit)", LANES),
+    Mutant("windows of parts of row groups", "raysde.data.dataset.split:_whole_window", "for each in (whole, unit)", "for each in (unit, unit)", LANES),
     Mutant("classes 10 before 9", "raysde.data.classes:order_labels", "for value in sorted(spellings)]", "for value in sorted(spellings, key=str)]", CLASSES + " -k 'label_order'"),
     Mutant("class10 before class2", "raysde.data.classes:order_labels", "key=_natural_key", "key=str", CLASSES + " -k 'label_order'"),
     Mutant("a class number for the name that looks like it", "raysde.data.classes:class_numbers", "if isinstance(label, str):", "if isinstance(label, str) and not label.isdecimal():", CLASSES + " -k 'numerals'"),
@@ -81,7 +102,7 @@ MUTANTS = [
     Mutant("all rows held out", "raysde.data.dataset.layout:hold_out_rows", "if count >= everything.count > 0:", "if count > everything.count > 0:", PLAN),
     Mutant("rows read in the order asked for", "raysde.data.dataset.layout:locate_rows", "order = np.lexsort((number, shard))", "order = np.arange(len(rows))", ROW_GROUPS),
     Mutant("old manifests are known by other names", "raysde.data.dataset.manifest:Manifest.fingerprint", "self.format > 2 and self.labels", "self.labels", CLASSES + " -k 'manifest'"),
-    Mutant("data known by its first shard", "raysde.data.dataset.manifest:Manifest.fingerprint", "in self.shards.hexadecimal():", "in self.shards[:1].hexadecimal():", READER + " -k 'survives'"),
+    Mutant("data known by its first shard", "raysde.data.dataset.manifest:Manifest.fingerprint", "in part.hexadecimal():", "in part[:1].hexadecimal():", READER + " -k 'survives'"),
     Mutant("rows of both splits in a layout", "raysde.data.dataset.manifest:Manifest.layouts", "np.where(self.shards.in_split(split), buckets, -1)", "np.where(True, buckets, -1)", READER + " -k 'own_split'"),
     Mutant("a manifest's rows not counted", "raysde.data.dataset.manifest:parse_manifest", 'if manifest.rows != content["rows"]:', "if manifest.rows < 0:", READER + " -k 'damaged_data_sets'"),
     Mutant("a cycle walked once", "raysde.data.dataset.permutation:permute_numbers", "while (outside := result >= count).any():", "if (outside := result >= count).any():", PLAN),
@@ -93,7 +114,7 @@ MUTANTS = [
     Mutant("a caption by the nearest number", "raysde.data.dataset.precomputed_rows:choose_caption", "return int(draw * count)", "return round(draw * (count - 1))", READER + " -k 'caption'"),
     Mutant("no label taken for the first class", "raysde.data.dataset.reader:Reader._number", "found = -1 if label is None", "found = 0 if label is None", READER + " -k 'part_of_an_image'"),
     Mutant("a bucket shown at the square's size", "raysde.data.dataset.reader:Reader.shape_of", "(square is not None and stored != square)", "(square is None and stored != square)", READER + " -k 'bucket or shape'"),
-    Mutant("a data set that changed under a run", "raysde.data.dataset.reader:open_dataset_reader", "if manifest.fingerprint != fingerprint:", "if not manifest.fingerprint:", READER + " -k 'survives'"),
+    Mutant("a data set that changed under a run", "raysde.data.dataset.manifest:read_same_manifest", "if manifest.fingerprint != fingerprint:", "if not manifest.fingerprint:", READER + " -k 'survives'"),
     Mutant("row groups forgotten in the order of reading", "raysde.data.dataset.row_groups:RowGroups.group", "        self.kept.move_to_end((shard, number))\n", "", ROW_GROUPS),
     Mutant("a budget that is never given back", "raysde.data.dataset.row_groups:RowGroups.group", "self.bytes -= self.kept.popitem(last=False)[1][1]", "self.kept.popitem(last=False)", ROW_GROUPS),
     Mutant("one row group kept", "raysde.data.dataset.row_groups:LEAST", "LEAST = 2", "LEAST = 1", ROW_GROUPS),

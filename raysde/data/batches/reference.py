@@ -9,8 +9,10 @@ from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, hash_contents, read_derived
 from raysde.data.dataset.reader import FIELDS, Reader, open_dataset_reader
+from raysde.data.dataset.selection import Selection
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
+from raysde.io.shared_file import open_shared_file
 
 DerivedT = TypeVar("DerivedT", TextEmbeddings, Latents)
 
@@ -38,6 +40,25 @@ class DerivedReference:
         return found
 
 
+@dataclass(frozen=True)
+class SelectionReference:
+    """Path of a stored selection of rows, and the hash of its content."""
+
+    path: str
+    sha256: str
+
+    def open(self) -> Selection:
+        """Return the selection, mapped into memory.
+
+        Raises:
+            ValueError: if the file is missing or no longer has this content.
+        """
+        try:
+            return Selection.from_buffer(open_shared_file(self.path, self.sha256))
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{self.path} was removed or changed while it was in use: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataReference:
     """A data set with the plan of a run over it.
@@ -53,6 +74,7 @@ class DataReference:
         rows: class that maps the plan's positions to row numbers.
         text, latents: precomputed embeddings and latents to read, if any.
         fields: values that the model takes beside images, see :class:`raysde.data.dataset.reader.Reader`.
+        selection: the rows that a filter selects; None for all rows.
     """
 
     path: str
@@ -65,6 +87,7 @@ class DataReference:
     text: DerivedReference | None = None
     latents: DerivedReference | None = None
     fields: frozenset[str] = FIELDS
+    selection: SelectionReference | None = None
 
     def open(self) -> tuple[Feed, Reader]:
         """Return the microbatches and this process's reader; repeated calls return the same ones.
@@ -85,5 +108,6 @@ def _open_reference(reference: DataReference) -> tuple[Feed, Reader]:
         None if latents is None else latents.open(Latents),
         reference.fields,
     )
-    rows, _ = split_rows(reader.manifest, reference.validation, reference.split_seed)
+    selection = None if reference.selection is None else reference.selection.open()
+    rows, _ = split_rows(reader.manifest, reference.validation, reference.split_seed, selection)
     return Feed(reference.plan, reference.rows(rows.layouts, rows.held), reference.view, reference.fields), reader

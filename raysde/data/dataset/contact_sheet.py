@@ -1,14 +1,19 @@
 """Summary of a data set as text and as a contact sheet."""
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from raysde.data.attributes import Attribute
+from raysde.data.dataset.filter_terms import Bounds
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.selection import read_bounds
+from raysde.data.dataset.versions import read_versions
 from raysde.images.captions import SMALLEST, draw_lines, fit_text, line_height
 from raysde.images.codec import decode_image
 from raysde.images.geometry import resize_box
+from raysde.io.filesystems import child_path, open_filesystem
 
 CELL, WIDE, LINE = 112, 8, line_height(SMALLEST)
 
@@ -22,6 +27,7 @@ def describe_manifest(manifest: Manifest) -> list[str]:
     lines = [
         f"data set       {manifest.path}",
         f"fingerprint    {manifest.fingerprint}",
+        *describe_versions(manifest),
         f"source         {manifest.source or '-'}",
         f"licence        {manifest.licence or '-'}",
         f"rows           {manifest.rows_in('train')} for training, {manifest.rows_in('validation')} for validation, "
@@ -46,7 +52,39 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         lines.append(f"classes        {manifest.classes}")
         lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
         lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
-    return lines + [_describe_attribute(each, manifest) for each in manifest.attributes]
+    return lines + [_describe_attribute(each, manifest) for each in manifest.attributes] + describe_kept(manifest)
+
+
+def describe_versions(manifest: Manifest) -> list[str]:
+    """Return the line of text about the versions of a data set; none if nothing was ever appended."""
+    versions = read_versions(manifest.path)
+    rows = ", ".join(f"{each.version}: {each.rows} rows" for each in versions)
+    return [f"version        {manifest.version} of {len(versions)} ({rows})"] if versions else []
+
+
+def describe_kept(manifest: Manifest) -> list[str]:
+    """Return the lines of text about the kept columns: type, least and largest value, and missing values of each."""
+    if manifest.kept is None:
+        return []
+    known: dict[str, list[Bounds]] = {name: [] for name in manifest.kept.types}
+    for file in manifest.kept.files:
+        system, inside = open_filesystem(child_path(manifest.path, file.file))
+        with system.open_input_file(inside) as source:
+            footer = pq.read_metadata(source)
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
+            for place in range(footer.num_columns):
+                found = read_bounds(group.column(place), group.num_rows)
+                known[group.column(place).path_in_schema] += [] if found is None else [found]
+    lines = [f"columns        {len(known)} for data.filter"]
+    for name, parts in known.items():
+        # Parquet stores a least value of zero as -0.0
+        lows = [part.low + 0.0 if isinstance(part.low, float) else part.low for part in parts if part.low is not None]
+        highs = [part.high for part in parts if part.high is not None]
+        values = f", {str(min(lows))[:40]} to {str(max(highs))[:40]}" if lows and highs else ""
+        missing = sum(part.missing for part in parts)
+        lines.append(f"  {name:<12} {manifest.kept.types[name]}{values}" + (f", {missing} missing" if missing else ""))
+    return lines
 
 
 def _describe_attribute(each: Attribute, manifest: Manifest) -> str:

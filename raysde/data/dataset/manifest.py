@@ -1,6 +1,7 @@
 """The data set on disk: its columns, its shards, and the manifest that lists them (docs/data.md).
 
-OUT/manifest.json             columns, sizes, labels, statistics, and the sha256 of shards.arrow
+OUT/manifest.json             columns, sizes, labels, statistics, and the sha256 of shards.arrow; later versions of the
+                              data set have manifests of their own, see raysde/data/dataset/versions.py
 OUT/shards.arrow              file, rows, bytes, sha256, split, height, width and etag of each shard
 OUT/train-00000.parquet       image: {bytes, path}, captions: [string], label, key, width, height, hash
 OUT/validation-00000.parquet  rows held out from training
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +20,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysde.data.attributes import Attribute
+from raysde.data.dataset.kept_columns import KeptColumns
 from raysde.data.dataset.layout import Layout
-from raysde.data.dataset.shard_table import Shard, Shards, Split, parse_shards
+from raysde.data.dataset.shard_table import SPLITS, Shard, Shards, Split, parse_shards
+from raysde.data.dataset.versions import choose_version, find_version, versioned_name
 from raysde.io.filesystems import absolute_location, child_path, open_filesystem, read_bytes, write_bytes, write_json
 from raysde.io.shared_file import open_shared_file
 
@@ -30,8 +33,11 @@ the shards are columns of a file of their own."""
 READ = (2, 3, 4)
 SHARDS = "shards.arrow"
 """File with the columns of the shards, beside the manifest."""
+MANIFEST = "manifest.json"
 INGESTING = ".ingest"
 """Folder beside the shards with the finished parts of an unfinished ingest."""
+OPTIONAL = {"kept": None, "version": 1, "parent": "", "inherited": (0, 0), "attributes": []}
+"""Keys of a manifest that most data sets do without, and their defaults; earlier versions of raysde know none of them."""
 FEATURES = {
     "image": {"_type": "Image"},
     "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
@@ -83,6 +89,10 @@ class Manifest:
         etags_of: URI, without options, of the folder whose object store gave the shards' entity tags; empty if none
             did. A copy elsewhere has other tags.
         attributes: numeric attributes of the rows, with the range of their values.
+        kept: columns of the source beside the shards; None if the ingest kept none.
+        version: number of the data set's version, see :mod:`raysde.data.dataset.versions`.
+        parent: fingerprint of the version before; empty for version 1.
+        inherited: number of training and of validation shards of the version before; they come first in each split.
     """
 
     path: str
@@ -100,6 +110,10 @@ class Manifest:
     format: int = FORMAT
     etags_of: str = ""
     attributes: tuple[Attribute, ...] = ()
+    kept: KeptColumns | None = None
+    version: int = 1
+    parent: str = ""
+    inherited: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shards", Shards.of(self.shards))
@@ -149,13 +163,24 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the data: 16 hexadecimal digits of a hash over the shards' hashes and the ordered class names."""
-        digest = hashlib.sha256()
-        for said in self.shards.hexadecimal():
-            digest.update(said.encode())
+        """Identity of the data: 16 hexadecimal digits of a hash over the shards' hashes and the ordered class names.
+
+        A later version's hash covers its parent's fingerprint and the shards that it added, so that fingerprints are a
+        chain.
+        """
+        digest = hashlib.sha256(self.parent.encode())
+        for part in [self.shards] if not self.parent else self._added():
+            for said in part.hexadecimal():
+                digest.update(said.encode())
         if self.format > 2 and self.labels:
             digest.update(json.dumps(self.labels).encode())
         return digest.hexdigest()[:16]
+
+    def _added(self) -> list[Shards]:
+        """Return the shards that are not the parent's, split by split."""
+        training = int(self.shards.in_split("train").sum())
+        first, second = self.inherited[0], training + self.inherited[1]
+        return [self.shards[first:training], self.shards[second:]]
 
     def file(self, number: int) -> str:
         """Return the path or URI of a shard."""
@@ -180,7 +205,7 @@ def list_columns(schema: pa.Schema) -> dict[str, str]:
 def write_manifest(manifest: Manifest) -> None:
     """Write ``shards.arrow`` and ``manifest.json``; call it last, so that a folder with a manifest is complete.
 
-    A manifest of an older format is written in that format.
+    A manifest of an older format is written in that format. The keys ``OPTIONAL`` are left out at their defaults.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -188,16 +213,16 @@ def write_manifest(manifest: Manifest) -> None:
     content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
     content["attributes"] = [asdict(each) for each in manifest.attributes]
-    if not manifest.attributes:
-        del content["attributes"]  # earlier versions read such data sets
     if manifest.format < 4:
         content["shards"] = [_entry(shard) for shard in manifest.shards]
         del content["etags_of"]
     else:
-        data = manifest.shards.to_bytes()
-        write_bytes(child_path(manifest.path, SHARDS), data)
-        content["shards"] = {"file": SHARDS, "count": len(manifest.shards), "sha256": hashlib.sha256(data).hexdigest()}
-    write_json(child_path(manifest.path, "manifest.json"), content)
+        data, file = manifest.shards.to_bytes(), versioned_name(SHARDS, manifest.version)
+        write_bytes(child_path(manifest.path, file), data)
+        content["shards"] = {"file": file, "count": len(manifest.shards), "sha256": hashlib.sha256(data).hexdigest()}
+    content["kept"] = None if manifest.kept is None else manifest.kept.to_json()
+    content = {key: value for key, value in content.items() if key not in OPTIONAL or value != OPTIONAL[key]}
+    write_json(child_path(manifest.path, versioned_name(MANIFEST, manifest.version)), content)
 
 
 def _entry(shard: Shard) -> dict[str, Any]:
@@ -205,25 +230,39 @@ def _entry(shard: Shard) -> dict[str, Any]:
     return {name: value for name, value in asdict(shard).items() if name != "etag"}
 
 
-def read_manifest(path: str, what: str = "the folder") -> Manifest:
-    """Read ``path/manifest.json``.
+def read_manifest(path: str, what: str = "the folder", version: int | None = None) -> Manifest:
+    """Read the manifest of a data set's version, ``path/manifest.json`` for the first.
 
     Args:
         what: name of the path in errors, such as the key of a recipe.
+        version: number of the version; None for the newest.
 
     Raises:
-        ValueError: if there is no manifest, it is damaged, or a newer version of raysde wrote it.
+        ValueError: if there is no manifest or version, it is damaged, or a newer version of raysde wrote it.
     """
+    file = versioned_name(MANIFEST, choose_version(path, version))
     try:
-        content = json.loads(read_bytes(child_path(absolute_location(path), "manifest.json")))
+        content = json.loads(read_bytes(child_path(absolute_location(path), file)))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{what} {path!r} holds no manifest.json; {_suggest_remedy(path)}") from None
+        raise ValueError(f"{what} {path!r} holds no {file}; {_suggest_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}; restore it or ingest again") from None
+        raise ValueError(f"{path}/{file} is not valid JSON: {error}; restore it or ingest again") from None
     try:
         return parse_manifest(path, content)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
+        raise ValueError(f"{path}/{file} is not a manifest: {error}") from error
+
+
+def read_same_manifest(path: str, fingerprint: str) -> Manifest:
+    """Read the manifest of the version with a fingerprint, which another process opened before.
+
+    Raises:
+        ValueError: if no version has it.
+    """
+    manifest = read_manifest(path, version=find_version(path, fingerprint))
+    if manifest.fingerprint != fingerprint:
+        raise ValueError(f"the data set at {path} was changed while it was in use; restore it, or start a new run")
+    return manifest
 
 
 def _suggest_remedy(path: str) -> str:
@@ -261,14 +300,28 @@ def parse_manifest(path: str, content: Any) -> Manifest:
         raise ValueError(f"{path}/manifest.json is not a manifest: it has the unknown key {unknown[0]!r}")
     values = {name: value for name, value in content.items() if name not in ("rows", "path")}
     with _name_manifest(path):
-        values["shards"] = parse_shards(values["shards"]) if found < 4 else _open_shards(path, values["shards"])
+        file = versioned_name(SHARDS, _check_version(values))
+        values["shards"] = parse_shards(values["shards"]) if found < 4 else _open_shards(path, file, values["shards"])
         values["attributes"] = tuple(Attribute(**each) for each in values.get("attributes", ()))
-    values.update(labels=_tuple(values["labels"]), size=_tuple(values["size"]))
+    values.update({key: _tuple(values[key]) for key in ("labels", "size", "inherited") if key in values})
+    kept = values.pop("kept", None)
     manifest = Manifest(path=path, **values)
     _check_values(manifest)
+    if kept is not None:
+        with _name_manifest(path):
+            rows: dict[Split, int] = {split: manifest.rows_in(split) for split in SPLITS}
+            manifest = replace(manifest, kept=KeptColumns.from_json(kept, rows))
     if manifest.rows != content["rows"]:
         raise ValueError(f"{path}/manifest.json counts {content['rows']} rows, its shards {manifest.rows}")
     return manifest
+
+
+def _check_version(values: dict[str, Any]) -> int:
+    """Return the version that a manifest gives for itself, 1 if none."""
+    version, parent = values.get("version", 1), values.get("parent", "")
+    if type(version) is not int or version < 1 or type(parent) is not str or bool(parent) != (version > 1):
+        raise ValueError(f"version {version!r} with the parent {parent!r}")
+    return version
 
 
 @contextmanager
@@ -280,23 +333,23 @@ def _name_manifest(path: str) -> Iterator[None]:
         raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
 
 
-def _open_shards(path: str, about: Any) -> Shards:
-    """Return the shards of ``shards.arrow``, memory-mapped.
+def _open_shards(path: str, file: str, about: Any) -> Shards:
+    """Return the shards of ``file``, ``shards.arrow`` for version 1, memory-mapped.
 
     Raises:
         ValueError: if the file is missing, or another one than the manifest describes.
     """
-    where = child_path(absolute_location(path), SHARDS)
-    if about["file"] != SHARDS or type(about["sha256"]) is not str:
-        raise ValueError(f"shards must name {SHARDS} and its sha256")
+    where = child_path(absolute_location(path), file)
+    if about["file"] != file or type(about["sha256"]) is not str:
+        raise ValueError(f"shards must name {file} and its sha256")
     try:
         shards = Shards.from_buffer(open_shared_file(where, about["sha256"]))
     except FileNotFoundError:
-        raise ValueError(f"{SHARDS} beside it is missing; restore it or ingest again") from None
+        raise ValueError(f"{file} beside it is missing; restore it or ingest again") from None
     except ValueError as error:
-        raise ValueError(f"{SHARDS} beside it is damaged: {error}; restore it or ingest again") from error
+        raise ValueError(f"{file} beside it is damaged: {error}; restore it or ingest again") from error
     if len(shards) != about["count"]:
-        raise ValueError(f"it counts {about['count']} shards, {SHARDS} {len(shards)}")
+        raise ValueError(f"it counts {about['count']} shards, {file} {len(shards)}")
     return shards
 
 
@@ -331,3 +384,10 @@ def _check_values(manifest: Manifest) -> None:
     need(strings((manifest.source, manifest.licence)), "source and licence must be strings")
     need(isinstance(manifest.columns, dict) and isinstance(manifest.statistics, dict), "columns must be an object")
     need(isinstance(manifest.etags_of, str), "etags_of must be a string")
+    training = int(manifest.shards.in_split("train").sum())
+    most = (training, len(manifest.shards) - training)
+    taken = manifest.inherited
+    fits = (
+        isinstance(taken, tuple) and len(taken) == 2 and counts(taken) and taken[0] <= most[0] and taken[1] <= most[1]
+    )
+    need(fits, f"inherited must be two numbers of shards, not {taken!r}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from raysde.data.dataset.manifest import Manifest, Split, read_manifest
+from raysde.data.dataset.manifest import Manifest, Split, read_same_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
 from raysde.data.dataset.row_groups import RowGroups
@@ -261,10 +261,7 @@ def open_dataset_reader(
     Raises:
         ValueError: if the data set no longer has the fingerprint.
     """
-    manifest = read_manifest(path)
-    if manifest.fingerprint != fingerprint:
-        raise ValueError(f"the data set at {path} was changed while it was in use; restore it, or start a new run")
-    return Reader(manifest, text=text, latents=latents, fields=fields)
+    return Reader(read_same_manifest(path, fingerprint), text=text, latents=latents, fields=fields)
 
 
 def open_segments(manifest: Manifest) -> Segments | None:
@@ -274,4 +271,4 @@ def open_segments(manifest: Manifest) -> Segments | None:
         ValueError: if their index is damaged or of another data set.
     """
     counts = np.array([-(-shard.rows // manifest.row_group) for shard in manifest.shards], dtype=np.int64)
-    return read_index(manifest.path, manifest.fingerprint, counts)
+    return read_index(manifest.path, manifest.fingerprint, counts, manifest.version)

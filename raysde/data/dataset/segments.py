@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.data.dataset.versions import versioned_name
 from raysde.io.filesystems import child_path, open_filesystem, read_bytes, write_bytes
 
 FILE = "segments.arrow"
@@ -72,6 +73,10 @@ class Segments:
         self.before, self.lengths = np.concatenate([[0], np.cumsum(counts)]), lengths
         assert self.before[-1] == len(lengths)
 
+    def of_shard(self, shard: int) -> list[int]:
+        """Return the bytes of each segment of a shard."""
+        return [int(length) for length in self.lengths[self.before[shard] : self.before[shard + 1]]]
+
     def place(self, shard: int, number: int) -> tuple[int, int]:
         """Return the first byte, in its shard, and the bytes of segment ``number`` of a shard."""
         first = int(self.before[shard])
@@ -80,11 +85,12 @@ class Segments:
         return start, int(self.lengths[first + number])
 
 
-def write_index(folder: str, fingerprint: str, lengths: Sequence[Sequence[int]]) -> None:
+def write_index(folder: str, fingerprint: str, lengths: Sequence[Sequence[int]], version: int = 1) -> None:
     """Write ``segments.arrow`` of a data set.
 
     Args:
         lengths: bytes of the segments of each shard, in the manifest's order.
+        version: version of the data set, see :mod:`raysde.data.dataset.versions`.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -94,21 +100,22 @@ def write_index(folder: str, fingerprint: str, lengths: Sequence[Sequence[int]])
     out = pa.BufferOutputStream()
     with pa.ipc.new_file(out, table.schema) as writer:
         writer.write_table(table)
-    write_bytes(child_path(folder, FILE), out.getvalue())
+    write_bytes(child_path(folder, versioned_name(FILE, version)), out.getvalue())
 
 
-def read_index(folder: str, fingerprint: str, counts: np.ndarray) -> Segments | None:
+def read_index(folder: str, fingerprint: str, counts: np.ndarray, version: int = 1) -> Segments | None:
     """Return the places of a data set's segments; None if it has none, as data sets from before there were segments.
 
     Args:
         folder: path or URI of the data set.
         fingerprint: fingerprint of the data set.
         counts: number of row groups of each shard, int64 [shards].
+        version: version of the data set.
 
     Raises:
         ValueError: if the index is damaged or of another data set.
     """
-    where = child_path(folder, FILE)
+    where = child_path(folder, versioned_name(FILE, version))
     try:
         content = read_bytes(where)
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Write the Parquet shards of a data set, compare their schema, and read their captions."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
@@ -65,13 +66,19 @@ def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group:
     return full and sum(found) == footer.num_rows == rows
 
 
-def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
-    """Return up to ``limit`` distinct captions of the training split, sorted, for training a tokenizer."""
+def distinct_captions(
+    manifest: Manifest, limit: int, selected: Callable[[int, int], np.ndarray] | None = None
+) -> list[str]:
+    """Return up to ``limit`` distinct captions of the training split, sorted, for training a tokenizer.
+
+    Args:
+        selected: returns True for each row from one row number to another that counts, bool [N]; None for all rows.
+    """
     found: set[str] = set()
     numbers = np.flatnonzero(manifest.shards.in_split("train")).tolist()
     # a few captions are in the first shard, and many are worth reading ahead
     threads = min(THREADS, -(-limit // 1000))
-    with closing(map_ahead(lambda number: _read_captions(manifest, number), numbers, threads)) as shards:
+    with closing(map_ahead(lambda number: _read_captions(manifest, number, selected), numbers, threads)) as shards:
         for captions in shards:
             found.update(captions)
             if len(found) >= limit:
@@ -79,9 +86,11 @@ def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
     return sorted(found)[:limit]
 
 
-def _read_captions(manifest: Manifest, number: int) -> list[str]:
+def _read_captions(manifest: Manifest, number: int, selected: Callable[[int, int], np.ndarray] | None) -> list[str]:
     """Return the captions of a shard; most of those that repeat are left out."""
     system, inside = open_filesystem(manifest.file(number))
     with system.open_input_file(inside) as source:
         lists = pq.read_table(source, columns=["captions"]).column("captions")
+    if selected is not None:
+        lists = lists.filter(pa.array(selected(*manifest.starts[number : number + 2].tolist())))
     return [caption for chunk in lists.chunks for caption in chunk.flatten().unique().to_pylist() if caption]

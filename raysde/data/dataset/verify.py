@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raysde.data.dataset.kept_columns import list_kept
 from raysde.data.dataset.manifest import Manifest, list_columns
 from raysde.data.dataset.precomputed import Derived, check_derived_list, verify_derived
 from raysde.data.dataset.shards import fits_schema
-from raysde.io.filesystems import open_filesystem, sha256_of
+from raysde.io.filesystems import child_path, open_filesystem, sha256_of
 from raysde.io.listing import Listed, list_files
 
 Verification = Literal["hash", "schema", "listing"]
@@ -57,6 +58,7 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
         ValueError: naming the first shard that differs, and the difference.
     """
     check_columns(manifest)
+    verify_kept(manifest, hashes=hashes)
     threads = 2 * (os.cpu_count() or 1) if is_local(manifest.path) else THREADS
     with ThreadPoolExecutor(threads) as pool:
         numbers = range(len(manifest.shards))
@@ -67,6 +69,22 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def verify_kept(manifest: Manifest, *, hashes: bool) -> None:
+    """Check that the files of kept columns have the manifest's bytes, and with ``hashes`` its sha256.
+
+    Raises:
+        ValueError: naming the first file that differs.
+    """
+    for file in list_kept(manifest.kept):
+        where, path = f"file {file.file} of {manifest.path}", child_path(manifest.path, file.file)
+        system, inside = open_filesystem(path)
+        info = system.get_file_info(inside)
+        if info.type != pafs.FileType.File:
+            raise ValueError(f"{where} is missing; {AGAIN}")
+        if info.size != file.bytes or (hashes and sha256_of(path) != file.sha256):
+            raise ValueError(f"{where} is not the file that the manifest describes; {AGAIN}")
 
 
 def verify_shard(manifest: Manifest, number: int, *, hashes: bool) -> None:
@@ -108,6 +126,10 @@ def verify_listing(manifest: Manifest) -> list[str]:
     names = manifest.shards.files.to_pylist()
     found = list_files(manifest.path, names)
     _compare_sizes("shard", manifest.path, zip(names, manifest.shards.bytes.tolist(), strict=True), found, AGAIN)
+    kept = [(file.file, file.bytes) for file in list_kept(manifest.kept)]
+    if kept:
+        listed = list_files(manifest.path, [name for name, _ in kept])
+        _compare_sizes("file", manifest.path, kept, listed, AGAIN)
     if without_options(manifest.path) != manifest.etags_of or not any(each.etag for each in found.values()):
         return [f"{manifest.path}: {_explain_sizes_only(manifest)}; data.verify=hash reads all contents"]
     for name, etag in zip(names, manifest.shards.etags, strict=True):

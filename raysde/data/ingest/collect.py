@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
+from raysde.data.dataset.kept_columns import KeptColumns, KeptWriter
 from raysde.data.dataset.manifest import Manifest, list_columns, shard_schema, write_manifest
 from raysde.data.dataset.segments import write_index
-from raysde.data.dataset.shard_table import Shard, Shards
+from raysde.data.dataset.shard_table import SPLITS, Shard, Shards
 from raysde.data.dataset.verify import record_etags
+from raysde.data.dataset.versions import versioned_name
+from raysde.data.ingest.append import extend_labels, join_lengths, join_manifests, publish_version
 from raysde.data.ingest.convert import Converted, Rules
 from raysde.data.ingest.identities import forget_unfinished, read_identities
+from raysde.data.ingest.kept_values import join_types, read_part
 from raysde.data.ingest.report import Report
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.statistics import Statistics
@@ -26,13 +31,21 @@ from raysde.io.parallel import map_ahead
 
 
 def collect_parts(
-    parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
+    parts: Iterable[Converted],
+    rules: Rules,
+    out: str,
+    *,
+    source: str,
+    licence: str,
+    labels: tuple[str, ...] = (),
+    base: Manifest | None = None,
 ) -> Manifest:
-    """Write report.json, segments.arrow and the manifest for converted parts, and return the manifest.
+    """Write report.json, segments.arrow, kept columns and the manifest for converted parts, and return the manifest.
 
     Args:
         parts: the converted parts in the order of the source; each is dropped before the next but a few is taken.
         labels: class names, ordered by class number; if there are none, each label of a row is a class.
+        base: the version of the data set that the parts are appended to; None for a new data set.
 
     Raises:
         ValueError: if no row is left, or two labels spell the same number differently, or no row has a value of
@@ -44,6 +57,8 @@ def collect_parts(
     statistics, remarks = Statistics(), Remarks()
     unread: Counter[str] = Counter()
     segments: dict[str, list[int]] = {}
+    version = 1 if base is None else base.version + 1
+    converted: list[tuple[int, list[Shard], dict[str, str]]] = []
     with tempfile.TemporaryDirectory() as folder:
         report = Report(out, Path(folder))
         for part, identities in map_ahead(lambda part: (part, read_identities(out, part.number)), parts):
@@ -54,6 +69,7 @@ def collect_parts(
             unread.update(part.unread)
             remarks.add(part.remarks)
             segments |= part.segments
+            converted.append((part.number, part.shards, part.kept))
         if not shards:
             first = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"no image in {source} can be read{first}")
@@ -65,22 +81,53 @@ def collect_parts(
             row_group=rules.row_group,
             shards=Shards.of(shards),
             labels=labels or order_labels(statistics.labels, lambda label: name_first_row(shards, out, label)),
+            kept=collect_kept(converted, rules.keep, out, version) if rules.keep else None,
             captions=statistics.captioned,
             statistics=statistics.summary(rules.channels),
             source=source,
             licence=licence,
             skipped=len(bad),
             columns=list_columns(shard_schema(rules.attributes)),
-            attributes=statistics.ranges(rules.attributes, source),
+            attributes=statistics.ranges(rules.attributes, source, () if base is None else base.attributes),
         )
-        write_json(child_path(out, "report.json"), {**describe_samples(bad, unread, remarks), **report.repetitions()})
+        if base is not None:
+            manifest = join_manifests(base, replace(manifest, labels=extend_labels(base.labels, manifest.labels)))
+            segments = join_lengths(base, segments)
+        told = {**describe_samples(bad, unread, remarks), **report.repetitions()}
+        write_json(child_path(out, versioned_name("report.json", version)), told)
     lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]
     if all(lengths):
-        write_index(out, manifest.fingerprint, lengths)
+        write_index(out, manifest.fingerprint, lengths, version)
     manifest = record_etags(manifest)
     write_manifest(manifest)
+    if base is not None:
+        publish_version(base, manifest, source)
     forget_unfinished(out)
     return manifest
+
+
+def collect_kept(
+    parts: Iterable[tuple[int, list[Shard], dict[str, str]]], keep: tuple[str, ...], out: str, version: int
+) -> KeptColumns:
+    """Write the kept columns of all parts in the order of the data set's rows, and return their description.
+
+    Args:
+        parts: number, shards and types of kept columns of each part, in the order of the source.
+
+    Raises:
+        FileNotFoundError: if the file of a part is missing.
+        OSError: naming the file, if it cannot be written.
+    """
+    listed = list(parts)
+    types = {name: join_types({kept.get(name, "") for _, _, kept in listed}) or "string" for name in keep}
+    writers = {split: KeptWriter(out, split, types, version) for split in SPLITS}
+    tables = map_ahead(lambda part: (part[1], read_part(out, part[0], types)), (part for part in listed if part[1]))
+    for shards, table in tables:
+        first = 0
+        for shard in shards:
+            writers[shard.split].add(table.slice(first, shard.rows))
+            first += shard.rows
+    return KeptColumns(types, tuple(file for split in SPLITS for file in writers[split].close()))
 
 
 def name_first_row(shards: Iterable[Shard], out: str, label: str) -> str:

@@ -14,6 +14,7 @@ from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.identities import write_identities
+from raysde.data.ingest.kept_values import SIZES, Value, write_part
 from raysde.data.ingest.samples import Bad, Sample, SourcePart
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.choices import Encode, Fit
@@ -43,6 +44,7 @@ class Rules:
         validation: share of the rows, from 0 to 1, for validation, selected by the hash of their content.
         row_group, shard_rows: number of rows in a row group, and maximum number in a shard.
         attributes: names of the numeric attributes to store.
+        keep: names of the columns to keep beside the shards, for filters.
 
     Raises:
         ValueError: if buckets are requested for a size that is not square.
@@ -59,6 +61,7 @@ class Rules:
     row_group: int = 1024
     shard_rows: int = 8192
     attributes: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -89,6 +92,7 @@ class Converted:
         unread: number of samples with each ignored key of metadata.
         number: number of the part in its source, which names the file of its rows' identities.
         segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
+        kept: type of each kept column in this part, see :func:`raysde.data.ingest.kept_values.find_type`.
     """
 
     shards: list[Shard]
@@ -98,6 +102,7 @@ class Converted:
     remarks: Remarks = field(default_factory=Remarks)
     number: int = 0
     segments: dict[str, list[int]] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -109,6 +114,7 @@ class Converted:
             "remarks": self.remarks.to_json(),
             "number": self.number,
             "segments": self.segments,
+            "kept": self.kept,
         }
 
     @classmethod
@@ -122,29 +128,39 @@ class Converted:
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
         counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
         # an ingest that an earlier version began recorded no segments
-        return cls(shards, bad, statistics, *counted, values["number"], values.get("segments", {}))
+        return cls(
+            shards, bad, statistics, *counted, values["number"], values.get("segments", {}), values.get("kept", {})
+        )
 
 
-def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
+def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version: int = 1) -> Converted:
     """Write the shards of part ``number`` into the folder ``out``; the same part gives the same bytes.
 
-    The identities of its rows are written too, for the report. Each shard has rows of one split and one shape.
+    The identities of its rows are written too, for the report, and the columns to keep. Each shard has rows of one
+    split and one shape.
+
+    Args:
+        version: version of the data set that the rows belong to.
 
     Raises:
         ValueError: if the part cannot be read at all.
     """
     result = Converted([], [], Statistics(), number=number)
     identities: tuple[list[str], list[str]] = [], []
+    kept: dict[str, list[Value]] = {name: [] for name in rules.keep}
+    schema = shard_schema(rules.attributes)
     waiting: dict[tuple[Split, tuple[int, int] | None], list[dict[str, Any]]] = defaultdict(list)
     sizes: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
 
     def write(kind: tuple[Split, tuple[int, int] | None]) -> None:
         split, shape = kind
         rows = waiting.pop(kind)
-        table = pa.Table.from_pylist(rows, schema=shard_schema(rules.attributes))
+        table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
         for name, column in zip(("hash", "key"), identities, strict=True):
             column.extend(row[name] for row in rows)
-        file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
+        for name, values in kept.items():
+            values.extend(row["kept"].get(name) for row in rows)
+        file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind], version)
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
         result.segments[file] = segment_lengths(child_path(out, file))
@@ -159,18 +175,22 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
     for kind in sorted(waiting, key=str):
         write(kind)
     write_identities(out, number, *identities)
+    result.kept = write_part(out, number, kept) if kept else {}
     return result
 
 
-def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
+def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int, version: int = 1) -> str:
     """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next.
+
+    Shards of later versions are named train-v2-00012.parquet.
 
     Args:
         shape: (height, width) of the bucket in pixels; None without buckets.
         number: number of the part that the rows come from.
         again: number of earlier shards of the same part, split and bucket.
+        version: version of the data set.
     """
-    bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
+    bucket = ("" if version == 1 else f"-v{version}") + (f"-{shape[0]}x{shape[1]}" if shape else "")
     return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
 
 
@@ -195,7 +215,7 @@ def convert_rows(
         attributes = dict(zip(rules.attributes, sample.attributes or [None] * len(rules.attributes), strict=True))
         result.statistics.count(stored, picture.size, sample.captions, sample.label, attributes)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
-        row = make_row(sample, stored, data)
+        row = make_row(sample, stored, data) | {"kept": keep_values(sample, picture, rules.keep)}
         if attributes:
             row["attributes"] = attributes
         yield (choose_split(row["hash"], rules.validation), fixed), row
@@ -241,7 +261,7 @@ def is_readable(data: bytes, stored: Image.Image) -> bool:
 
 
 def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
-    """Return a row of ``SCHEMA`` for a sample, given its stored picture and file."""
+    """Return a row of ``SCHEMA``, without attributes, for a sample, given its stored picture and file."""
     return {
         "image": {"bytes": data, "path": None},
         "captions": list(sample.captions),
@@ -251,6 +271,12 @@ def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]
         "height": stored.height,
         "hash": hashlib.blake2b(sample.data, digest_size=8).hexdigest(),
     }
+
+
+def keep_values(sample: Sample, picture: Image.Image, keep: tuple[str, ...]) -> dict[str, Value]:
+    """Return the values to keep of a sample; ``width`` and ``height`` are those of its source image in pixels."""
+    values = {**sample.kept, **dict(zip(SIZES, picture.size, strict=True))}
+    return {name: values[name] for name in keep if name in values}
 
 
 def choose_split(content_hash: str, validation: float) -> Split:

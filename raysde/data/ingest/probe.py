@@ -2,18 +2,23 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from PIL import Image
 
 from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
+from raysde.data.ingest.kept_values import SIZES, column_identifier
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
 from raysde.images.choices import Encode, Fit
 from raysde.images.open import is_grey, open_picture
 from raysde.images.sizes import Size
+from raysde.io.near import did_you_mean
 
+KEY = re.compile(r"key '(.*)' of \.json")
+"""The remark on a key that is not read, see :func:`raysde.data.ingest.sources.sidecars.read_object`."""
 LOOKED_AT = 16
 FURTHER = 256
 """Number of images that are checked for colour by their format, in at most 16 parts spread over the source."""
@@ -58,6 +63,7 @@ def choose_rules(
     validation: float = 0.0,
     row_group: int | None = None,
     shard_rows: int = 8192,
+    keep: tuple[str, ...] = (),
 ) -> Rules:
     """Return the rules for a source; arguments that are None are chosen from its first images.
 
@@ -65,13 +71,14 @@ def choose_rules(
         size: by default, see :func:`choose_size`.
         channels: by default 1 if all images that are checked have grey formats, else 3.
         row_group: by default the smallest power of two, up to 1024, that makes at least 1 MB.
-        fit, bucket_multiple, encode, quality, background, validation, shard_rows: see
+        fit, bucket_multiple, encode, quality, background, validation, shard_rows, keep: see
             :class:`raysde.data.ingest.convert.Rules`.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if no image can be read, or none of the first ones has a column to keep.
     """
     samples = read_first_samples(source)
+    check_kept(samples, keep)
     pictures = [open_picture(sample.data, 3) for sample in samples]
     rules = Rules(
         channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and is_all_grey(source) else 3),
@@ -84,8 +91,26 @@ def choose_rules(
         background=background,
         validation=validation,
         shard_rows=shard_rows,
+        keep=keep,
     )
     return replace(rules, row_group=row_group or choose_row_group(samples, rules))
+
+
+def check_kept(samples: Sequence[Sample], keep: Sequence[str]) -> None:
+    """Check that the first samples have each column to keep, so that a misspelt name is found before the conversion.
+
+    Raises:
+        ValueError: naming the column that none of them has.
+    """
+    unread = (KEY.fullmatch(about) for sample in samples for about in sample.unread)
+    there = {name for sample in samples for name in sample.kept} | set(SIZES)
+    known = there | {column_identifier(found[1]) for found in unread if found}
+    for name in keep:
+        if name not in there:
+            raise ValueError(
+                f"--keep-columns: none of the first {len(samples)} images has a column or key {name!r}"
+                f"{did_you_mean(name, known) or ';'} they have {', '.join(sorted(known))}"
+            )
 
 
 def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:

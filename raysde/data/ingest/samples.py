@@ -1,8 +1,10 @@
 """Samples that an ingest reads from any source, and records of the unusable ones."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from raysde.data.ingest.kept_values import Value
 
 MAX_CAPTION = 10_000
 """Maximum number of characters of a caption; the rest is cut off."""
@@ -19,6 +21,7 @@ class Sample:
         label: a class name, or a class number written in decimal, or None.
         attributes: a number for each attribute of the ingest, None where it is unknown.
         unread: kinds of files and keys beside the image that are ignored, such as ``.npy files``.
+        kept: values of the source's other columns that the ingest keeps, by name.
     """
 
     key: str
@@ -27,6 +30,7 @@ class Sample:
     label: str | None = None
     unread: tuple[str, ...] = ()
     attributes: tuple[float | None, ...] = ()
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

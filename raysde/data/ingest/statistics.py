@@ -71,16 +71,21 @@ class Statistics:
         sums = [min(low, more[1]), max(high, more[2]), total + more[3], squares + more[4]]
         self.numbers[name] = [count + more[0], *sums]
 
-    def ranges(self, names: Sequence[str], source: str) -> tuple[Attribute, ...]:
+    def ranges(self, names: Sequence[str], source: str, before: Sequence[Attribute] = ()) -> tuple[Attribute, ...]:
         """Return the named attributes with their ranges.
+
+        Args:
+            before: attributes of earlier rows, whose ranges are included.
 
         Raises:
             ValueError: naming the attribute without a value in any row of ``source``.
         """
+        ends = {each.name: [each.low, each.high] for each in before}
         for name in names:
-            if name not in self.numbers:
+            if name not in self.numbers and name not in ends:
                 raise ValueError(f"attribute {name!r}: no image of {source} has a value of it; leave it out")
-        return tuple(Attribute(name, *self.numbers[name][1:3]) for name in names)
+            ends.setdefault(name, []).extend(self.numbers.get(name, [])[1:3])
+        return tuple(Attribute(name, min(ends[name]), max(ends[name])) for name in names)
 
     def add(self, other: "Statistics") -> None:
         """Add the sums of another part."""

@@ -64,6 +64,7 @@ def open_source(
     caption_column: str | None = None,
     label_column: str | None = None,
     attributes: Sequence[str] = (),
+    keep: tuple[str, ...] = (),
     missing: Missing = "refuse",
 ) -> Source:
     """List a source, recognise its kind and divide it into parts.
@@ -79,6 +80,7 @@ def open_source(
         caption_template: caption of samples with a label and no caption, such as ``a photo of a {label}``.
         caption_column, label_column: the column or JSON key to read; the usual names if None.
         attributes: columns or JSON keys of numbers to store with the images.
+        keep: names of the columns and JSON keys to keep for filters; width and height are not among them.
         missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
             each is an unusable sample.
 
@@ -89,12 +91,9 @@ def open_source(
     _check_options(part_rows, order, caption_template)
     listing = list_files(path)
     kind = recognise_kind(listing)
-    words = Vocabulary(caption_column, label_column, attribute_names(attributes))
+    words = Vocabulary(caption_column, label_column, attributes=attribute_names(attributes), keep=keep)
     if words != Vocabulary() and kind == "arrays":
-        raise ValueError(
-            f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column and "
-            "--attributes out"
-        )
+        raise ValueError(f"source {path} is of arrays, which have no columns; leave {words.options} out")
     if images is not None and kind != "parquet":
         raise ValueError(
             f"images {images} is given, but source {path} is not of Parquet files with paths; leave --images out"
@@ -110,6 +109,7 @@ def open_source(
         parts = [Named(part, names, caption_template) for part in parts]
     options: tuple[object, ...] = (kind, part_rows, order, images, names, caption_template, words)
     options += (words.attributes,) if words.attributes else ()
+    options += (("keep", words.keep),) if words.keep else ()
     identity = _hash_contents(listing, contents, options)
     return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names), words.attributes)
 

@@ -2,11 +2,12 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from raysde.data.ingest.kept_values import Value
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
 from raysde.data.ingest.sources.listing import normalise_path, summarise_names
@@ -14,11 +15,12 @@ from raysde.data.ingest.sources.listing import normalise_path, summarise_names
 
 @dataclass(frozen=True)
 class Said:
-    """Captions, label and numeric attributes of one image."""
+    """Captions, label, numeric attributes and kept values of one image."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
     attributes: Values = ()
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -44,18 +46,30 @@ class Book:
     labelled: str | None = None
     columns: bool = False
 
-    def add(self, name: str, captions: tuple[str, ...], label: str | None, attributes: Values = ()) -> None:
-        """Add captions, a label and attributes of an image to those of earlier descriptions.
+    def add(
+        self,
+        name: str,
+        captions: tuple[str, ...],
+        label: str | None,
+        attributes: Values = (),
+        kept: Mapping[str, Value] | None = None,
+    ) -> None:
+        """Add captions, a label, attributes and values to keep of an image to those of earlier descriptions.
 
         Raises:
-            ValueError: if the image already has another label, or another value of an attribute.
+            ValueError: if the image already has another label, or another value of an attribute or to keep.
         """
         before = self.said.get(name, Said())
         if label is not None and before.label not in (None, label):
             raise ValueError(f"image {name!r} has label {label!r} here and {before.label!r} before")
         more = tuple(caption for caption in captions if caption not in before.captions)
-        known = merge_attributes(before.attributes, attributes, self.words.attributes)
-        self.said[name] = Said(before.captions + more, before.label if label is None else label, known)
+        numbers = merge_attributes(before.attributes, attributes, self.words.attributes)
+        values = dict(before.kept)
+        for column, value in (kept or {}).items():
+            if value is not None and values.get(column) not in (None, value):
+                raise ValueError(f"image {name!r} has {column} {value!r} here and {values[column]!r} before")
+            values[column] = values.get(column) if value is None else value
+        self.said[name] = Said(before.captions + more, before.label if label is None else label, numbers, values)
 
     def require(self, columns: Iterable[str], where: str) -> None:
         """Check that a description at the path ``where`` has the columns or keys that the user selected.
@@ -64,6 +78,7 @@ class Book:
             ValueError: if a selected one is absent.
         """
         self.words.require(columns, where)
+        self.words.require_kept(columns, where)
         self.columns = True
 
     def miss(self, name: str, where: str) -> None:

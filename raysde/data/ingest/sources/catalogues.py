@@ -8,9 +8,11 @@ by name            {"1.jpg": "a caption", "2.jpg": ["one", "another"], "3.jpg": 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.sources.attribute_values import Values, read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import normalise_name
@@ -98,12 +100,13 @@ def _add_entry(
     captions: tuple[str, ...],
     label: str | None,
     attributes: Values = (),
+    kept: dict[str, Value] | None = None,
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
         book.miss(given, where)
     else:
-        book.add(name, captions, label, attributes)
+        book.add(name, captions, label, attributes, kept)
 
 
 def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
@@ -135,12 +138,18 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
 def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
     """Read COCO's captions."""
     files: dict[Any, str] = {}
+    kept: dict[Any, tuple[Values, dict[str, Value]]] = {}
     for number, image in enumerate(document["images"], start=1):
         name, key = (image.get("file_name"), image.get("id")) if isinstance(image, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(key, (int, str)):
             raise ValueError(f"{where}, image {number} has no id or no file_name")
         if files.setdefault(key, name) != name:
             raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
+        kept[key] = (), {}
+        try:
+            kept[key] = read_attributes(image, book.words.attributes), pick_values(image, book.words.keep)
+        except ValueError as error:
+            _refuse_entry(book, name, file, f"{where}, image {number}", error)
     book.labelled = str(file)
     lost: list[str] = []
     for number, note in enumerate(document["annotations"], start=1):
@@ -151,12 +160,17 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
                 remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
                 raise ValueError(f"there is no image with the id {key!r}{remedy}")
             given = files[key]
-            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None)
+            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None, *kept[note["image_id"]])
         except (ValueError, AttributeError, TypeError) as error:
             _refuse_entry(book, given, file, place, error)
             lost += [] if given else [f"{place}: {error}"]
     if lost and len(lost) == len(document["annotations"]):
         raise ValueError(lost[0])
+    if book.words.attributes or book.words.keep:
+        columns = dict.fromkeys(key for image in document["images"] for key in image)
+        replace(book.words, caption=None, label=None).require(columns, where)
+        book.words.require_kept(columns, where)
+        book.columns = True
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -167,8 +181,9 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         given = None
         try:
             given = find_image(row, PurePosixPath(), book)
-            numbers = read_attributes(row, book.words.attributes)
-            _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words), numbers)
+            captions, label = read_entry(row, book.words)
+            numbers, kept = read_attributes(row, book.words.attributes), pick_values(row, book.words.keep)
+            _add_entry(book, given, file, f"{where}, entry {number}", captions, label, numbers, kept)
         except ValueError as error:
             _refuse_entry(book, given, file, f"{where}, entry {number}", error)
     book.require(columns, where)
@@ -183,18 +198,19 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
     ) and "caption" not in normalise_name(file.stem)
     for name, value in document.items():
         captions: tuple[str, ...] = ()
-        label = None
+        label, kept = None, dict[str, Value]()
         numbers: Values = ()
         try:
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
                 captions, label = read_entry(value, book.words)
                 numbers = read_attributes(value, book.words.attributes)
+                kept = pick_values(value, book.words.keep)
             elif of_labels or isinstance(value, (int, float)):
                 label = parse_label(value)
             else:
                 captions = parse_captions(value)
-            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label, numbers)
+            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label, numbers, kept)
         except ValueError as error:
             _refuse_entry(book, name, file, f"{where}, key {name!r}", error)
     if columns:

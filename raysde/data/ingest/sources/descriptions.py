@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raysde.data.ingest.kept_values import column_identifier
 from raysde.data.ingest.samples import MAX_CAPTION, Bad, Sample, SourcePart
 from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
 from raysde.data.ingest.sources.listing import decode_utf8, list_files
+from raysde.io.near import did_you_mean
 
 FILE_KEYS = (
     "file_name",
@@ -34,12 +36,21 @@ class Vocabulary:
     Attributes:
         attributes: names of the numeric attributes to read, normalised.
         caption, label: names that the user selected; None for the usual names.
+        keep: names of the columns to keep for filters, see
+            :func:`raysde.data.ingest.kept_values.column_identifier`.
         captions, labels: all names to read, normalised by :func:`raysde.data.ingest.sources.columns.normalise_name`.
     """
 
     caption: str | None = None
     label: str | None = None
     attributes: tuple[str, ...] = field(default=(), repr=False)
+    keep: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def options(self) -> str:
+        """The options that select columns, for messages."""
+        given = (("--attributes", self.attributes), ("--keep-columns", self.keep))
+        return ", ".join(["--caption-column", "--label-column", *(option for option, names in given if names)])
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -52,6 +63,25 @@ class Vocabulary:
     def reads(self, name: str) -> bool:
         """Return True if a column or key of this name is read."""
         return normalise_name(name) in (*self.captions, *self.labels, *self.attributes)
+
+    def uses(self, name: str) -> bool:
+        """Return True if a column or key of this name is read or kept."""
+        return self.reads(name) or column_identifier(name) in self.keep
+
+    def require_kept(self, names: Iterable[str], where: str) -> None:
+        """Check that the columns to keep exist among ``names``.
+
+        Raises:
+            ValueError: naming ``where`` and similar names, if a column is absent.
+        """
+        there = {column_identifier(name): name for name in names}
+        for name in self.keep:
+            if name not in there:
+                near = did_you_mean(name, there)
+                raise ValueError(
+                    f"{where} has no column {name!r}, which --keep-columns asks for{near or ';'} "
+                    f"it has {summarise_columns(there.values())}"
+                )
 
     def require(self, names: Iterable[str], where: str) -> None:
         """Check that the selected names exist among ``names``.

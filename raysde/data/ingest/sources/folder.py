@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raysde.data.ingest.kept_values import Value, settle_text
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes
 from raysde.data.ingest.sources.book import Book, Said
@@ -31,6 +32,7 @@ class FolderImage:
         captions, label, attributes: descriptions from tables and JSON documents of many images.
         files: files beside the image to read.
         problem: an error sentence if the image is described and absent, or wrongly described.
+        kept: values to keep from tables and JSON documents of many images.
     """
 
     name: str
@@ -39,6 +41,7 @@ class FolderImage:
     files: tuple[str, ...] = ()
     problem: str | None = None
     attributes: Values = ()
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -78,8 +81,8 @@ class FolderPart:
             attributes = merge_attributes(item.attributes, told.attributes, self.words.attributes)
         except ValueError as error:
             raise ValueError(f"image {item.name}: {error}") from error
-        captions = item.captions or told.captions
-        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes)
+        captions, kept = item.captions or told.captions, {**told.kept, **item.kept}
+        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes, kept)
 
 
 def open_folder(
@@ -98,10 +101,8 @@ def open_folder(
     book = Book(frozenset(images), words)
     described, identity = _read_descriptions(listing, book, pairs)
     if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
-        raise ValueError(
-            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column and "
-            "--attributes out"
-        )
+        raise ValueError(f"source {listing.given} has no table and no JSON with columns; leave {words.options} out")
+    settle_text(entry.kept for entry in book.said.values())
     labels, notes = _folder_labels(listing, images, book)
     items = [
         _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
@@ -138,8 +139,9 @@ def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[
 
 
 def _make_item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
-    own = said.label if label is None else label
-    return FolderImage(name, said.captions, own, () if said.captions else beside, attributes=said.attributes)
+    label = said.label if label is None else label
+    files = () if said.captions else beside
+    return FolderImage(name, said.captions, label, files, attributes=said.attributes, kept=said.kept)
 
 
 def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:

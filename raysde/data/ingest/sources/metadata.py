@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.kept_values import Text, pick_values
 from raysde.data.ingest.sources.attribute_values import read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
@@ -53,7 +54,7 @@ def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
         columns.update(dict.fromkeys(row))
         place = f"{where}, entry {read + len(refused) + 1}"
         try:
-            read_row(row, place, folder, book)
+            read_row(row if delimiter is None else _mark_text(row), place, folder, book)
             read += 1
         except ValueError as error:
             refuse(place, f"{place}: {error}", row)
@@ -75,9 +76,15 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
     name = find_image(row, folder, book)
     captions, label = read_entry(row, book.words)
     if name in book.names:
-        book.add(name, captions, label, read_attributes(row, book.words.attributes))
+        numbers, kept = read_attributes(row, book.words.attributes), pick_values(row, book.words.keep)
+        book.add(name, captions, label, numbers, kept)
     else:
         book.miss(name, where)
+
+
+def _mark_text(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a CSV with its values marked, since their types are not known yet."""
+    return {name: Text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def refuse_row(place: str, sentence: str, row: dict[str, Any], folder: PurePosixPath, book: Book) -> None:
@@ -115,7 +122,7 @@ def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
 
 def column_notes(file: str, columns: dict[str, None], book: Book) -> list[str]:
     """Return remarks about ignored columns, and about a missing column of captions."""
-    unread = [name for name in columns if normalise_name(name) not in FILE_KEYS and not book.words.reads(name)]
+    unread = [name for name in columns if normalise_name(name) not in FILE_KEYS and not book.words.uses(name)]
     notes = [f"{file}: columns {summarise_columns(unread)} are not read"] if unread else []
     there = {normalise_name(name) for name in columns}
     if columns and not there & set(book.words.captions):

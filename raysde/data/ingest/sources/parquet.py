@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from raysde.data.ingest.kept_values import column_identifier, plain_value
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.attribute_values import parse_attribute
 from raysde.data.ingest.sources.columns import find_spellings, normalise_name, summarise_columns
@@ -50,6 +51,7 @@ class ParquetColumns:
         classes: class names, to which integer labels are indices; empty if the file stores none.
         attributes: columns of numeric attributes, in the order in which they were asked for.
         unread: columns that are ignored.
+        kept: columns that are kept for filters.
     """
 
     image: str
@@ -59,6 +61,7 @@ class ParquetColumns:
     classes: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
+    kept: tuple[str, ...] = ()
 
     def describe_columns(self) -> str:
         """Return the columns and their use as text for a message."""
@@ -123,7 +126,7 @@ class ParquetPart:
     def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
         """Yield batches of a row group; if it is damaged, those before the damage and then an error sentence."""
         read = [self.columns.image, self.columns.caption, self.columns.label, *self.columns.attributes]
-        names = [name for name in read if name is not None]
+        names = list(dict.fromkeys([*(name for name in read if name is not None), *self.columns.kept]))
         try:
             yield from table.iter_batches(BATCH, row_groups=[group], columns=names)
         except (pa.ArrowException, OSError) as error:
@@ -138,8 +141,11 @@ class ParquetPart:
             image = _read_image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
             caption = self.columns.caption and batch.column(self.columns.caption)[index].as_py()
             label = self.columns.label and batch.column(self.columns.label)[index].as_py()
-            numbers = [parse_attribute(name, batch.column(name)[index].as_py()) for name in self.columns.attributes]
-            return Sample(key, image, parse_captions(caption), self._label(label), attributes=tuple(numbers))
+            wanted = {*self.columns.attributes, *self.columns.kept}
+            values = {name: batch.column(name)[index].as_py() for name in wanted}
+            numbers = tuple(parse_attribute(name, values[name]) for name in self.columns.attributes)
+            kept = {column_identifier(name): plain_value(values[name], name) for name in self.columns.kept}
+            return Sample(key, image, parse_captions(caption), self._label(label), attributes=numbers, kept=kept)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -251,7 +257,11 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
     attributes = _find_attributes(types, file, words)
-    used = (image, caption, label, *attributes)
+    words.require_kept([name for name in others if _is_plain(types[name])], file)
+    kept = tuple(name for name in others if column_identifier(name) in words.keep)
+    if len(kept) > len(words.keep):
+        raise ValueError(f"{file}: several of the columns {summarise_columns(kept)} have one name; rename one")
+    used = (image, caption, label, *attributes, *kept)
     unread = tuple(_describe_unread(name, kind, words) for name, kind in types.items() if name not in used)
     for chosen, found in ((words.caption, caption), (words.label, label)):
         if chosen is not None and found is None:
@@ -260,7 +270,7 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
                 f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
             )
     classes = features.get(label, {}).get("names") if label is not None else None
-    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), attributes, unread)
+    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), attributes, unread, kept)
 
 
 def _find_attributes(types: dict[str, pa.DataType], file: str, words: Vocabulary) -> tuple[str, ...]:
@@ -287,7 +297,8 @@ def _find_image_column(
     types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary
 ) -> str | None:
     forms = {name: form for name, kind in types.items() if (form := _image_form(kind)) is not None}
-    free = [name for name in forms if words == ANY or not words.reads(name)]
+    usual = words.caption is None and words.label is None
+    free = [name for name in forms if usual or not words.reads(name)]
     names = find_spellings(free, IMAGE_COLUMNS)
     declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     structs = [name for name, form in forms.items() if form == "struct"]
@@ -337,6 +348,12 @@ def _image_form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
 def _is_text(kind: pa.DataType) -> bool:
     is_list = pat.is_list(kind) or pat.is_large_list(kind)
     return _is_string(_plain_type(kind.value_type) if is_list else kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Return True if the values of a type can be kept: numbers, truth values, text, dates and times."""
+    number = pat.is_integer(kind) or pat.is_floating(kind) or pat.is_decimal(kind) or pat.is_boolean(kind)
+    return number or _is_string(kind) or pat.is_date(kind) or pat.is_time(kind) or pat.is_timestamp(kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:

@@ -1,10 +1,11 @@
 """Sidecar files, each beside the one image that it describes: photo.txt, photo.caption or photo.json for photo.jpg."""
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes, read_attributes
 from raysde.data.ingest.sources.descriptions import Vocabulary, clean_captions, read_entry
 from raysde.data.ingest.sources.listing import FileReader, Listing, decode_utf8
@@ -16,12 +17,13 @@ JSON = ".json"
 
 @dataclass(frozen=True)
 class SidecarText:
-    """Captions, label and attributes from the files beside an image, and a remark on each of their ignored keys."""
+    """Captions, label, attributes and kept values from the files beside an image, and a remark on each ignored key."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
     unread: tuple[str, ...] = ()
     attributes: Values = ()
+    kept: dict[str, Value] = field(default_factory=dict, hash=False)
 
 
 def pair_files(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
@@ -64,6 +66,7 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
     label: str | None = None
     unread: list[str] = []
     attributes: Values = ()
+    kept: dict[str, Value] = {}
     for file in files:
         text = decode_utf8(reader(file), file)
         if not file.lower().endswith(JSON):
@@ -78,12 +81,13 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
             attributes = merge_attributes(attributes, read_attributes(row, words.attributes), words.attributes)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+        kept |= pick_values(row, words.keep)
         if None not in (label, other) and label != other:
             raise ValueError(f"{file} has the label {other!r}, another file beside the image {label!r}")
         captions.update(dict.fromkeys(more))
         label = other if label is None else label
         unread += keys
-    return SidecarText(tuple(captions), label, tuple(unread), attributes)
+    return SidecarText(tuple(captions), label, tuple(unread), attributes, kept)
 
 
 def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tuple[str, ...], str | None, list[str]]:
@@ -97,7 +101,7 @@ def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tup
         captions, label = read_entry(row, words)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return captions, label, [f"key {key!r} of .json" for key in row if not words.reads(key)]
+    return captions, label, [f"key {key!r} of .json" for key in row if not words.uses(key)]
 
 
 def text_captions(text: str) -> tuple[str, ...]:

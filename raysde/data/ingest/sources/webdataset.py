@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes, read_attributes
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean_captions, parse_label
@@ -112,10 +113,10 @@ class TarSample:
             if self.problem is not None:
                 raise ValueError(self.problem)
             image = self._image()
-            captions, label, attributes, unread = self._read_descriptions(image)
+            captions, label, unread, attributes, kept = self._read_descriptions(image)
             if label is None and "/" in self.key:
                 unread.append("names of folders, which are labels in a folder of images alone")
-            return Sample(key, self.files[image], captions, label, tuple(unread), attributes)
+            return Sample(key, self.files[image], captions, label, tuple(unread), attributes, kept)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
@@ -132,8 +133,9 @@ class TarSample:
             )
         return found[0]
 
-    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, Values, list[str]]:
+    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, list[str], Values, dict[str, Value]]:
         captions: dict[str, None] = {}
+        kept: dict[str, Value] = {}
         labels: dict[str, str] = {}
         unread: list[str] = []
         attributes: Values = ()
@@ -146,6 +148,7 @@ class TarSample:
                 more, label, keys = read_object(row, self.words, name)
                 attributes = merge_attributes(attributes, read_attributes(row, names), names)
                 captions.update(dict.fromkeys(more))
+                kept |= pick_values(row, self.words.keep)
                 unread += keys
             elif is_about(extension, image, LABEL_WORDS) and (
                 suffix in LABELS or (suffix == "txt" and own in LABEL_WORDS)
@@ -163,7 +166,7 @@ class TarSample:
             raise ValueError(
                 "it has " + " and ".join(f"label {label!r} in .{where}" for label, where in labels.items())
             )
-        return tuple(captions), next(iter(labels), None), attributes, unread
+        return tuple(captions), next(iter(labels), None), unread, attributes, kept
 
 
 @dataclass
@@ -323,10 +326,7 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
     """
     names = listing.names(*TAR_SUFFIXES)
     if words != ANY and not TarPart(listing.root, names[0]).has_json():
-        raise ValueError(
-            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column and "
-            "--attributes out"
-        )
+        raise ValueError(f"archive {names[0]} has no JSON with keys to choose from; leave {words.options} out")
     notes = list(split_note(names))
     downloaded = find_pieces(listing)
     if records := [file.name for file in listing.files if is_record(file.name, downloaded)]:
