@@ -37,7 +37,7 @@ MANIFEST = "manifest.json"
 INGESTING = ".ingest"
 """Folder beside the shards with the finished parts of an unfinished ingest."""
 OPTIONAL = {"kept": None, "version": 1, "parent": "", "inherited": (0, 0), "attributes": []}
-"""Keys of a manifest that most data sets do without, and their defaults; earlier versions of raysde know none of them."""
+"""Keys of a manifest that most data sets do without, and their defaults; older versions of raysde know none of them."""
 FEATURES = {
     "image": {"_type": "Image"},
     "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
