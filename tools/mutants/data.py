@@ -24,6 +24,7 @@ FILTERS = "tests/data/dataset/test_filters.py"
 SELECTION = "tests/data/dataset/test_selection.py"
 KEPT_COLUMNS = "tests/data/ingest/test_kept_columns.py"
 APPEND = "tests/data/ingest/test_append.py"
+KEPT_ATTRIBUTES = "tests/data/ingest/test_kept_attributes.py"
 
 MUTANTS = [
     Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
@@ -49,6 +50,10 @@ MUTANTS = [
     Mutant("appended validation rows before the earlier ones", "raysde.data.ingest.append:join_manifests", "for manifest in (base, added) for shard", "for manifest in (added, base) for shard", APPEND),
     Mutant("a run that moves to the newest version", "raysde.runs.data_record:open_data", "if wanted is None and read_versions(path):", "if False:", "tests/runs/test_data_record.py"),
     Mutant("a selection that changed under a run", "raysde.data.batches.reference:SelectionReference.open", "open_shared_file(self.path, self.sha256)", "__import__('pyarrow').py_buffer(open(self.path, 'rb').read())", "tests/runs/test_data_record.py"),
+    Mutant("an appended attribute's range without the earlier rows", "raysde.data.ingest.statistics:Statistics.ranges", "ends = {each.name: [each.low, each.high] for each in before}", "ends = {}", KEPT_ATTRIBUTES),
+    Mutant("attributes of the appended rows alone in the statistics", "raysde.data.ingest.append:_join_moments", "[more] if name not in first else [first[name], more]", "[more]", KEPT_ATTRIBUTES),
+    Mutant("appended attributes in another order", "raysde.data.ingest.append:follow_order", "set(names) == set(before)", "list(names) == list(before)", KEPT_ATTRIBUTES),
+    Mutant("kept columns outside the identity of a source", "raysde.data.ingest.sources:open_source", 'options += (("keep", words.keep),) if words.keep else ()', "pass", KEPT_ATTRIBUTES),
     Mutant("a first block as long as the others", "raysde.data.batches.blocks:StreamSpec.segments", "size = 1", "size = self.block_steps", BLOCKS),
     Mutant("every rank's blocks those of the first", "raysde.data.batches.blocks:StreamSpec.blocks_of", "self.plan.of_rank(rank, world)", "self.plan.of_rank(0, world)", BLOCKS),
     Mutant("pixels of a block copied", "raysde.data.batches.blocks:make_block", "_list_numbers(reader), canvas)", "_list_numbers(reader))", BLOCKS),

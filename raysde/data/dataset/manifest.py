@@ -36,7 +36,7 @@ SHARDS = "shards.arrow"
 MANIFEST = "manifest.json"
 INGESTING = ".ingest"
 """Folder beside the shards with the finished parts of an unfinished ingest."""
-OPTIONAL = {"kept": None, "version": 1, "parent": "", "inherited": (0, 0), "attributes": []}
+OPTIONAL: dict[str, Any] = {"kept": None, "version": 1, "parent": "", "inherited": (0, 0), "attributes": []}
 """Keys of a manifest that most data sets do without, and their defaults; older versions of raysde know none of them."""
 FEATURES = {
     "image": {"_type": "Image"},
