@@ -20,6 +20,7 @@ from raysde.io.documents import read_json
 from raysde.io.errors import UNFIT, error_line
 from raysde.io.hashing import file_hash, remembered_hash
 from raysde.models.spec import ModelSpec
+from raysde.training.bad_steps import BadSteps
 
 FORMAT = 2
 FILE = "checkpoint.json"
@@ -62,6 +63,16 @@ class Description:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def bad(self) -> BadSteps:
+        """The record of the run's bad steps."""
+        return BadSteps.from_values(self.state.get("bad_steps"))
+
+    @property
+    def position(self) -> int:
+        """Plan position of the next global batch, which differs from the step if the run passed over batches."""
+        return self.bad.position(self.step)
 
 
 @dataclass(frozen=True)

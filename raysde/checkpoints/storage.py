@@ -63,6 +63,7 @@ def find_newest_checkpoint(
     name: str,
     say: Callable[[str], None] | None = None,
     damaged: Mapping[str, str] | None = None,
+    most: int | None = None,
 ) -> Kept | None:
     """Return the newest checkpoint whose description and file sizes are right, as :func:`fetch_newest_checkpoint`.
 
@@ -71,6 +72,7 @@ def find_newest_checkpoint(
 
     Args:
         damaged: faults of checkpoints that turned out to be damaged when they were loaded, by name.
+        most: largest step of the checkpoint; None for any.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -82,7 +84,7 @@ def find_newest_checkpoint(
             raise ValueError(damaged[each.name])
         return each
 
-    return _choose(storage, name, check_known, say)
+    return _choose(storage, name, check_known, say, most)
 
 
 def is_intact(storage: str, kept: Kept) -> bool:
@@ -101,13 +103,21 @@ def is_intact(storage: str, kept: Kept) -> bool:
     )
 
 
-def _choose(storage: str, name: str, usable: Callable[[Kept], T], say: Callable[[str], None] | None) -> T | None:
+def _choose(
+    storage: str,
+    name: str,
+    usable: Callable[[Kept], T],
+    say: Callable[[str], None] | None,
+    most: int | None = None,
+) -> T | None:
     system, root = open_filesystem(child_path(absolute_location(storage), name))
     try:
         found = list_checkpoints(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
         if not begun and len(found) > 1:
             begun = found  # a run saves again only after a whole checkpoint, so one of these was whole
+        if most is not None:
+            begun = [each for each in begun if each.step <= most]
         return choose_newest_checkpoint(begun, usable, child_path(storage, name), say)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
@@ -135,7 +145,7 @@ def clear_checkpoint(target: str) -> None:
         system.delete_dir(root)
 
 
-def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
+def prune_checkpoints(folder: str | Path, keep: int, saved: int, base: int | None = None) -> None:
     """Delete all but the ``keep`` newest whole checkpoints of a run.
 
     Damaged checkpoints and checkpoints after step ``saved`` stay: the run resumed from before them, perhaps because of
@@ -146,10 +156,26 @@ def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
         folder: folder or URI of the run.
         keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
         saved: step of the checkpoint that the run has just written.
+        base: step of a checkpoint that stays too, because a bad step returns to it; None for none.
     """
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
     old = [each for each in found if each.description is not None and each.step <= saved][keep:]
+    old = [each for each in old if each.step != base]
     torn = [each for each in found if not (each.begun or is_local(str(folder)))]
     for each in old + torn:
         system.delete_dir(each.path)
+
+
+def delete_later_checkpoints(folder: str | Path, step: int) -> None:
+    """Delete the whole checkpoints of a run after ``step``, to which the run returned; damaged ones stay.
+
+    Otherwise a resume would begin at the newest of them, which the run wrote when it was asked to end.
+
+    Args:
+        folder: folder or URI of the run.
+    """
+    system, root = open_filesystem(str(folder))
+    for each in list_checkpoints(system, root):
+        if each.description is not None and each.step > step:
+            system.delete_dir(each.path)

@@ -36,6 +36,7 @@ from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
 from raysde.training.loop import Validate, fit, is_due, measure_average
+from raysde.training.recovery import extend_batches
 from raysde.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -60,14 +61,21 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
     place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
     found = storage.find_newest_checkpoint(place, name, damaged=damaged)
-    start = 0
+    start, position, stop = 0, 0, run.steps
     if found is not None:
         assert found.description is not None, "a checkpoint without a description is not chosen"
         start, run = found.step, follow_order(run, found.description.data)
-    batches = prefetch_to_device(read_microbatches(run, start, world, settings["threads"]), world.device)
+        position, stop = found.description.position, run.steps + found.description.bad.passed
+    ordered = run
+
+    def read(first: int, stop: int) -> Iterator[list[Microbatch]]:
+        return prefetch_to_device(read_microbatches(ordered, first, stop, world, settings["threads"]), world.device)
+
+    batches = read(position, stop)
     state = new_state(run, world.device)
     if found:
         run = resume_run(run, state, found, world)
+    batches = extend_batches(batches, stop, state, run.steps, read)
     tracker = None
     if world.is_first:
         tracker = open_tracker(settings, lease)
@@ -88,7 +96,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
     saver = Saver(run, state, world, secure, partial(report_checkpoint, run, world), confirm)
     notices = Notices(settings["leaving"], world.is_first)
-    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check)
+    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check, saver.restore)
     with notices.watching():
         with exit_at_once_on_sigterm(), saver:
             failed = run_loop(run, state, batches, hooks, world, validate)
@@ -116,10 +124,11 @@ def check_shared(run: Run) -> None:
         )
 
 
-def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterator[list[Microbatch]]:
-    """Return this rank's microbatches from step ``start`` on: from Ray Data, or with data.stream=worker from shards.
+def read_microbatches(run: Run, start: int, stop: int, world: World, cpus: float) -> Iterator[list[Microbatch]]:
+    """Return this rank's microbatches: from Ray Data, or with data.stream=worker from shards.
 
     Args:
+        start, stop: first plan position, and the position after the last.
         cpus: CPUs of each worker, on which no data tasks run.
 
     Raises:
@@ -127,13 +136,13 @@ def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterat
     """
     if run.config.data.stream == "worker":
         reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
-        return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
+        return read_batches(run.feed, reader, start, stop, world.rank, world.size)
     from raysde.cluster.stream import read_stream, stream_spec  # loads Ray Data
 
     def find_share() -> DataShare:
         return assign_data_share(run.config, list_live_nodes(), world.size, cpus)
 
-    return read_stream(stream_spec(run, start), run.manifest.channels, world.rank, world.size, find_share)
+    return read_stream(stream_spec(run, start, stop), run.manifest.channels, world.rank, world.size, find_share)
 
 
 def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
@@ -172,7 +181,7 @@ def run_loop(
     world: World,
     validate: Validate | None,
 ) -> str:
-    """Run the loop and return an empty string, or the message of a loss that is not finite.
+    """Run the loop and return an empty string, or the message of a loss that is not finite, or of too many bad steps.
 
     Every rank meets such a loss at the same step, and a restart would meet it again.
 

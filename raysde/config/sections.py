@@ -25,6 +25,7 @@ from raysde.io.own_code import External
 from raysde.models.method_fields import make_key
 from raysde.models.sampling_defaults import Scale
 from raysde.sampling.method import SETTINGS, Settings
+from raysde.training.bad_steps import BadStepRule, OnBadStep
 from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, Weight, Weighting
 from raysde.training.objective import Precision
@@ -249,6 +250,13 @@ class Train(Node):
     times: TimesField | None = Field(
         None, description="sampling of training times; null: lognormal for the EDM SDE and uniform for the others"
     )
+    on_bad_step: OnBadStep = Field(
+        "stop",
+        description="stop: a loss or gradient that is not finite ends the run; skip: leave out the update of a bad "
+        "step (a loss or gradient that is not finite, or a spike of the loss); rollback: return to the last checkpoint "
+        "and pass over the batches since then",
+    )
+    bad_steps: BadStepRule = Field(BadStepRule(), description="bad steps of on_bad_step=skip and rollback")
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
     ema: EmaSection = Field(EmaSection(), description="moving average of the weights, which samples are drawn from")
 

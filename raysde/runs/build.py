@@ -144,6 +144,8 @@ def make_schedule(run: Run) -> Schedule:
         save_seconds=seconds_of(config.checkpoint_every),
         snapshot_every=config.train.ema.snapshots_every,
         patience=config.validation.patience,
+        on_bad_step=config.train.on_bad_step,
+        bad_steps=config.train.bad_steps,
     )
 
 

@@ -49,6 +49,8 @@ MAY_CHANGE = (
     "train.length.",
     "train.microbatch",
     "train.compile",
+    "train.on_bad_step",
+    "train.bad_steps.",
     "train.ema.snapshots_every",
     "validation.every",
     "validation.patience",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raysde.models.score import ScoreModel
+from raysde.training.bad_steps import BadSteps
 from raysde.training.ema import Ema
 from raysde.training.muon import Muon
 from raysde.training.posthoc_ema import PowerEma
@@ -24,14 +25,15 @@ class TrainState:
 
     Attributes:
         model, ema: the network that is trained, and the moving average of its weights.
-        step: number of global batches seen, which is the data cursor.
+        step: number of global batches seen, without those that were passed over.
         num_images: number of images seen.
-        updates: number of optimizer updates, without steps that the gradient scaler skipped.
+        updates: number of optimizer updates, without bad steps and steps that the gradient scaler skipped.
         rows_digest: hash over this rank's row numbers in training order.
         pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
         best, stale: lowest validation loss, and number of validations since then, for early stopping.
         stopped: True if the run ended early.
         profiles: averages for post-hoc EMA.
+        bad: record of the bad steps.
     """
 
     model: ScoreModel
@@ -47,6 +49,12 @@ class TrainState:
     stale: int = 0
     stopped: bool = False
     profiles: list[PowerEma] = field(default_factory=list)
+    bad: BadSteps = field(default_factory=BadSteps)
+
+    @property
+    def position(self) -> int:
+        """Plan position of the next global batch, which is the data cursor."""
+        return self.bad.position(self.step)
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -142,6 +150,7 @@ class TrainState:
             "stale": self.stale,
             "stopped": self.stopped,
             "scaler": self.scaler.state_dict(),
+            "bad_steps": self.bad.values(),
             # a user-written optimizer may keep counters in its groups
             **({} if type(self.optimizer) in (torch.optim.AdamW, Muon) else {"groups": self.group_numbers()}),
         }
@@ -153,6 +162,7 @@ class TrainState:
         self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]
         self.best = float("inf") if values["best"] is None else values["best"]
         self.stale, self.stopped = values["stale"], values["stopped"]
+        self.bad = BadSteps.from_values(values.get("bad_steps"))
         for group, numbers in zip(self.optimizer.param_groups, values.get("groups", ()), strict=False):
             group.update(numbers)
         if values["scaler"]:
