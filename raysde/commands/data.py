@@ -85,11 +85,13 @@ def check_shards(manifest: "Manifest", *, fast: bool) -> Iterator[str]:
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    """Run `raysde plan`: print the rows of a step.
+    """Run `raysde plan`: print the rows of a step, which lie later in the plan if the run passed over batches before.
 
     Raises:
         ValueError: if the recipe is wrong, or ``--step`` is not a step of the run.
+        RuntimeError: if the run's storage cannot be read.
     """
+    from raysde.checkpoints import storage
     from raysde.config import loading
     from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run
@@ -98,10 +100,16 @@ def run_plan(args: argparse.Namespace) -> None:
     if not 0 <= args.step < run.steps:
         raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
     reader = Reader(run.manifest)
-    print(f"# step {args.step} of {run.steps}, epoch {run.plan.epoch(args.step):.3f}, {amount(run.plan.batch, 'row')}")
+    found = storage.find_newest_checkpoint(run.config.storage, run.config.name)
+    position = args.step if found is None or found.description is None else found.description.bad.position(args.step)
+    shifted = "" if position == args.step else f", plan position {position}"
+    print(
+        f"# step {args.step} of {run.steps}{shifted}, epoch {run.plan.epoch(position):.3f}, "
+        f"{amount(run.plan.batch, 'row')}"
+    )
     print("# microbatch  row  shard  key  label  captions")
     for index in range(run.plan.microbatches):
-        for row in run.feed.rows[run.plan.rows_of(args.step, index)].tolist():
+        for row in run.feed.rows[run.plan.rows_of(position, index)].tolist():
             about = reader.about(row)
             said = " | ".join(about["captions"])  # type: ignore[arg-type]
             print(index, row, about["shard"], about["key"], about["label"] or "-", said or "-", sep="\t")

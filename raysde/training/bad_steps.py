@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import NormalDist, median
 from typing import Any, Literal
 
+from raysde.io.amounts import amount
 from raysde.sde.setting import setting
 
 OnBadStep = Literal["stop", "skip", "rollback"]
@@ -101,6 +102,12 @@ class BadSteps:
         """Return the numbers of bad steps and of plan positions passed over, as metrics; empty without bad steps."""
         found = {"skipped_steps": self.skipped, "rollbacks": self.rollbacks, "batches_passed_over": self.passed}
         return {f"train/{name}": float(value) for name, value in found.items()} if self.count else {}
+
+    def summary(self) -> str:
+        """Return the numbers of bad steps in words."""
+        passed = ", ".join(f"{first} to {stop - 1}" for first, stop in self.left_out)
+        where = f", which passed over the global batches {passed}" if passed else ""
+        return f"Bad steps: {self.skipped} skipped, {amount(self.rollbacks, 'return')} to a checkpoint{where}"
 
     def values(self) -> dict[str, Any]:
         """Return the record as JSON values."""

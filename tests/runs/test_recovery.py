@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,50 +15,17 @@ from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
 from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.history import History
-from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training import loop
 from raysde.training.objective import microbatch_loss
 from raysde.training.state import TrainState
+from tests.support.bad_steps import BAD, SETTINGS, Killed, interrupt, plant, train
 from tests.support.training import Recorded, same_tensors
 
 CPU = torch.device("cpu")
-SETTINGS = {
-    "network": {"kind": "unet", "channels": 4, "multipliers": [1], "blocks": 1, "attention": [], "head_channels": 4},
-    "text": None, "train__length__steps": 12, "checkpoint_every": 4, "train__warmup": 9, "train__decay": "cosine",
-    "train__ema__profiles": [0.1], "train__bad_steps": {"window": 5, "threshold": 60.0, "most": 4},
-}  # fmt: skip
-BAD = {6: "nan", 13: "spike"}
-"""Faults at plan positions; spikes come after a full window."""
 LEFT = {4, 5, 6, 11, 12, 13}
 """Plan positions since the checkpoints of steps 4 and 8 up to each of them."""
-FAULTS = {
-    "nan": lambda loss, weight: loss * math.nan,
-    "inf": lambda loss, weight: loss + math.inf,
-    "spike": lambda loss, weight: loss * 1e4,
-    # a finite loss whose gradient is not: the square root of zero
-    "gradient": lambda loss, weight: loss + (0.0 * weight).sum().sqrt(),
-}
-
-
-def plant(monkeypatch, bad: dict[int, str]) -> list[int]:
-    """Spoil the losses at plan positions, and return the list of all positions trained on."""
-    seen = []
-
-    def spoiled(forward, model, batch, objective, device):
-        seen.append(batch.step)
-        loss, weight = microbatch_loss(forward, model, batch, objective, device), next(model.parameters())
-        return FAULTS[bad[batch.step]](loss, weight) if batch.step in bad else loss
-
-    monkeypatch.setattr(loop, "microbatch_loss", spoiled)
-    return seen
-
-
-def train(tree: dict, sink=None, should_stop=lambda: False) -> TrainState:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return train_here(open_run(loading.parse_recipe(tree)), sink, should_stop)
 
 
 def everything(state: TrainState) -> dict:
@@ -95,6 +61,7 @@ def test_a_rollback_is_a_run_without_the_batches_since_the_checkpoint(recipe, mo
         assert getattr(state, name) == getattr(whole, name), name
     assert sink.of("train/rollbacks")[12] == 2.0
     assert sink.of("train/batches_passed_over")[12] == 6.0
+    assert min(sink.of("train/images_per_second").values()) > 0.0
     folder = Path(tree["storage"]) / "small"
     assert sorted(path.name for path in folder.glob("step_*")) == [checkpoint.checkpoint_name(k) for k in (4, 8, 12)]
     found = checkpoint.read_description(folder / checkpoint.checkpoint_name(8))
@@ -150,23 +117,6 @@ def test_a_skip_is_a_loop_that_leaves_out_the_update(recipe, monkeypatch, bad):
     assert sink.of("train/skipped_steps")[12] == 2.0
     # a step that was left out has no loss to log
     assert sorted(set(range(1, 13)) - set(sink.of("train/loss"))) == [position + 1 for position in bad]
-
-
-class Killed(BaseException):
-    """A stand-in for a kill, which no handler of the package catches."""
-
-
-def interrupt(monkeypatch, at: int, leave: bool) -> None:
-    """Kill the run after its ``at``-th step, counting repeated ones, or have it leave with a checkpoint."""
-    calls = []
-
-    def should_stop(self) -> bool:
-        calls.append(1)
-        if len(calls) == at and not leave:
-            raise Killed
-        return len(calls) == at
-
-    monkeypatch.setattr(RunHooks, "should_stop", should_stop)
 
 
 @pytest.mark.parametrize("keep", [1, 3])

@@ -3,10 +3,12 @@
 from tools.mutants.mutant import Mutant
 
 AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
+BAD_STEPS = "tests/training/test_bad_steps.py"
 LOOP = "tests/training/test_loop.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
 OBJECTIVE = "tests/training/test_objective.py"
+RECOVERY = "tests/runs/test_recovery.py"
 SHARDED = "tests/multiprocess/test_sharded.py"
 TIME_SAMPLING = "tests/training/test_time_sampling.py"
 VALIDATION = "tests/training/test_validation.py"
@@ -26,6 +28,22 @@ MUTANTS = [
     Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule.save_seconds)", "clock.is_time(schedule.save_seconds)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
     Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.note_saved()", "            pass", LOOP + " -k 'by_time'"),
     Mutant("a checkpoint before its snapshot", "raysde.training.loop:keep_checkpoint", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", LOOP),
+    Mutant("a spike by the mean deviation", "raysde.training.bad_steps:robust_score", "MAD_TO_STD * median(abs(each - centre) for each in losses)", "MAD_TO_STD * sum(abs(each - centre) for each in losses) / len(losses)", BAD_STEPS),
+    Mutant("a deviation without its scale", "raysde.training.bad_steps:robust_score", "MAD_TO_STD * median", "median", BAD_STEPS),
+    Mutant("a spike in a window that is not full", "raysde.training.bad_steps:find_loss_fault", " or len(losses) < rule.window", " or not losses", BAD_STEPS),
+    Mutant("spikes among all losses", "raysde.training.bad_steps:find_loss_fault", "losses[-rule.window :]", "losses", BAD_STEPS),
+    Mutant("positions shifted beyond their range only", "raysde.training.bad_steps:BadSteps.position", "if position >= first else 0", "if position >= stop else 0", BAD_STEPS),
+    Mutant("a window that grows", "raysde.training.bad_steps:BadSteps.note_loss", "[*self.losses, loss][-window:]", "[*self.losses, loss]", BAD_STEPS),
+    Mutant("a rollback that takes the bad batch again", "raysde.training.recovery:leave_out", "pass_over(first, position + 1)", "pass_over(first, position)", RECOVERY + " -k 'since_the_checkpoint'"),
+    Mutant("returns that are not counted", "raysde.training.recovery:leave_out", "first, state.bad.rollbacks = state.position, rollbacks", "first = state.position", RECOVERY + " -k 'since_the_checkpoint or too_many'"),
+    Mutant("no initial weights to return to", "raysde.training.recovery:prepare_recovery", "        if state.step == 0:\n            hooks.save(state)", "        pass", RECOVERY + " -k 'led_to_the_bad'"),
+    Mutant("a warm-up that waits for skipped steps", "raysde.training.loop:train_step", "state.updates + state.bad.skipped", "state.updates", RECOVERY + " -k 'leaves_out_the_update'"),
+    Mutant("spikes in the window", "raysde.training.recovery:update_unless_bad", "        optimizer.zero_grad(set_to_none=True)", "        state.bad.note_loss(mean, schedule.bad_steps.window)\n        optimizer.zero_grad(set_to_none=True)", RECOVERY + " -k 'scaler_skips'"),
+    Mutant("gradients of a bad step that stay", "raysde.training.recovery:update_unless_bad", "        optimizer.zero_grad(set_to_none=True)", "        pass", RECOVERY + " -k 'leaves_out_the_update'"),
+    Mutant("overflows under fp16 as bad steps", "raysde.training.recovery:update_unless_bad", '"" if scaler.is_enabled() else find_gradient_fault', "find_gradient_fault", RECOVERY + " -k 'scaler_skips'"),
+    Mutant("a bad step by a rank's own loss", "raysde.training.recovery:update_unless_bad", "float(world.mean(loss.double()))", "float(loss)", "tests/multiprocess/test_recovery.py -k 'rollback'"),
+    Mutant("a return to a checkpoint of leaving", "raysde.training.loop:run_due_actions", "(is_time or is_due(step, schedule.save_every))", "(leaving or is_time or is_due(step, schedule.save_every))", RECOVERY + " -k 'departures'"),
+    Mutant("an images' rate over a return", "raysde.training.loop:fit", "            clock.reset()  # images were counted back\n            continue", "            continue", RECOVERY + " -k 'since_the_checkpoint'"),
     Mutant("likelihood weight by sigma", "raysde.training.losses:WEIGHTINGS", "sde.diffusion2(t) / sde.sigma2(t)", "sde.diffusion2(t) / sde.sigma(t)", LOSSES),
     Mutant("min-SNR clamped below", "raysde.training.losses:min_snr", "snr.clamp(max=gamma)", "snr.clamp(min=gamma)", LOSSES),
     Mutant("x0's weight turned over", "raysde.training.losses:WEIGHTINGS", "gamma: 1.0 / sde.snr(t))", "gamma: sde.snr(t))", LOSSES),
