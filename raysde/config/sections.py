@@ -250,6 +250,7 @@ class Train(Node):
     times: TimesField | None = Field(
         None, description="sampling of training times; null: lognormal for the EDM SDE and uniform for the others"
     )
+    condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
     on_bad_step: OnBadStep = Field(
         "stop",
         description="stop: a loss or gradient that is not finite ends the run; skip: leave out the update of a bad "
@@ -257,7 +258,6 @@ class Train(Node):
         "and pass over the batches since then",
     )
     bad_steps: BadStepRule = Field(BadStepRule(), description="bad steps of on_bad_step=skip and rollback")
-    condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
     ema: EmaSection = Field(EmaSection(), description="moving average of the weights, which samples are drawn from")
 
     @model_validator(mode="after")
