@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from raysde.config import loading
 from raysde.training.bad_steps import BadStepRule, BadSteps, find_gradient_fault, find_loss_fault, robust_score
 
 
@@ -101,3 +102,17 @@ def test_a_record_survives_json():
 def test_rules_that_make_no_sense(values, message):
     with pytest.raises(ValueError, match=message):
         BadStepRule(**values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"train__on_bad_step": "ignore"}, r"train\.on_bad_step: .*'stop', 'skip' or 'rollback', got \"ignore\""),
+     ({"train__bad_steps__window": 2}, r"train\.bad_steps: window must be at least 3 losses, got 2"),
+     ({"train__bad_steps__threshold": -1.0}, r"train\.bad_steps: threshold must be a positive number or null"),
+     ({"train__bad_steps__threshold": math.inf}, r"train\.bad_steps\.threshold: .* finite number"),
+     ({"train__bad_steps__most": 1.5}, r"train\.bad_steps\.most: .* valid integer"),
+     ({"train__bad_steps__windw": 5}, r"train\.bad_steps\.windw'; did you mean train\.bad_steps\.window")],
+)  # fmt: skip
+def test_recipes_whose_bad_steps_make_no_sense(recipe, changes, message):
+    with pytest.raises(ValueError, match=message):
+        loading.parse_recipe(recipe(**changes))
