@@ -70,6 +70,10 @@ INDIFFERENT = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep.newest",
+    "keep.best",
+    "keep.every",
+    "publish",
 )
 """Prefixes of the recipe keys that may change when a sweep is resumed."""
 

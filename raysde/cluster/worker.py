@@ -35,7 +35,8 @@ from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
-from raysde.training.loop import Validate, fit, is_due, measure_average
+from raysde.training.loop import fit, is_due
+from raysde.training.measuring import Validate, measure_average
 from raysde.training.state import TrainState
 
 if TYPE_CHECKING:

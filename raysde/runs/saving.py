@@ -15,6 +15,7 @@ from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
 from raysde.io.filesystems import child_path
 from raysde.runs.hooks import describe_run
+from raysde.runs.keeping import make_retention
 from raysde.runs.run import Run
 from raysde.training.state import TrainState
 
@@ -95,7 +96,7 @@ class Saver:
         target = child_path(self.folder, checkpoint_name(staged.step))
         write_staged(target, staged, describe_run(self.run), self.beside, self.confirm)
         if self.world.is_first:
-            storage.prune_checkpoints(self.folder, self.run.config.keep_checkpoints, staged.step)
+            storage.prune_checkpoints(self.folder, make_retention(self.run), staged.step)
 
     def _write_snapshot(self, staged: StagedSnapshot) -> None:
         with fail_together(self.beside):  # no rank writes a checkpoint if the averages before it are lost

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +15,12 @@ from raysde.data.batches.microbatch import Microbatch
 from raysde.distributed.agreement import Agreement
 from raysde.distributed.fsdp import exchange_gradients, has_shards
 from raysde.distributed.world import World, wrap_module
-from raysde.models.score import ScoreModel
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
+from raysde.training.measuring import Validate, rank_checkpoint, validate_average
 from raysde.training.objective import Objective, microbatch_loss
+from raysde.training.ranking import BY_LOSS, Ranking
 from raysde.training.state import TrainState
-
-Validate = Callable[[ScoreModel], dict[str, float]]
 
 
 class Hooks(Protocol):
@@ -59,7 +58,9 @@ class Schedule:
         log_every, validate_every, sample_every, save_every: intervals of the actions.
         save_seconds: interval of checkpoints in seconds, by the clock of rank 0.
         snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
-        patience: number of validations without improvement after which the run stops, 0 for never.
+        patience: number of measurements of the ranking's metric without improvement that stop the run, 0 for never.
+        ranking: metric that ranks checkpoints and counts for ``patience``.
+        ranks_all: True to measure each checkpoint of the schedule that is not measured at its step anyway.
     """
 
     steps: int
@@ -74,6 +75,8 @@ class Schedule:
     save_seconds: float = 0.0
     snapshot_every: int = 0
     patience: int = 0
+    ranking: Ranking = BY_LOSS
+    ranks_all: bool = False
 
 
 def train_step(
@@ -262,17 +265,24 @@ def run_due_actions(
         log_pending_losses(state, hooks, world, clock)
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
-            validate_average(state, schedule.patience, hooks, world, validate)
+            validate_average(state, schedule.patience, hooks, world, validate, schedule.ranking)
         if draws and is_due(step, schedule.sample_every, last):
             with state.ema.swap_weights():
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
         leaving = agreement.any(hooks.should_stop())
         is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule))
+        if schedule.ranks_all and validate is not None and (is_time or is_checkpoint(state, schedule)):
+            rank_checkpoint(state, schedule.ranking, hooks, world, validate)
         keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
         if is_time:
             clock.saved = time.monotonic()
     return leaving
+
+
+def is_checkpoint(state: TrainState, schedule: Schedule) -> bool:
+    """Return True if the schedule has a checkpoint at the state's step, or the run ends there."""
+    return is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
 
 
 def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, now: bool = False) -> None:
@@ -281,7 +291,7 @@ def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: 
     Args:
         now: True to write both although this step is not one of ``schedule``.
     """
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or now
+    save = is_checkpoint(state, schedule) or now
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)
@@ -319,24 +329,3 @@ def grad_norm(norms: list[float]) -> dict[str, float]:
     """
     taken = [norm for norm in norms if math.isfinite(norm)]
     return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
-
-
-def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
-    """Return the validation metrics of the averaged weights."""
-    state.model.eval()
-    with state.ema.swap_weights(), torch.no_grad():
-        metrics = validate(state.model)
-    state.model.train()
-    return metrics
-
-
-def validate_average(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
-    """Validate the averaged weights on held-out rows, log the metrics, and stop the run once patience is exhausted."""
-    metrics = measure_average(state, validate)
-    if world.is_first:
-        hooks.log(state.step, metrics)
-    if metrics["val/loss"] < state.best:
-        state.best, state.stale = metrics["val/loss"], 0
-    else:
-        state.stale += 1
-    state.stopped = state.stopped or world.any(patience > 0 and state.stale >= patience)
