@@ -14,9 +14,9 @@ from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config.former import rename_former_keys
 from raysde.config.intervals import Interval
+from raysde.config.measuring import Keep, Validation
 from raysde.config.sections import (
     Data,
-    Keep,
     Latent,
     Name,
     Node,
@@ -26,7 +26,6 @@ from raysde.config.sections import (
     Seed,
     Tracking,
     Train,
-    Validation,
 )
 from raysde.io.near import did_you_mean
 from raysde.models.external_sde import ExternalSDE
@@ -118,7 +117,7 @@ class RunConfig(Node):
             raise ValueError("sampling.labels needs classes: set class_conditional, or remove the labels")
         if self.train.text_lr is not None and not self.trains_text:
             raise ValueError("train.text_lr needs a text encoder that is trained: text.kind=scratch or text.trainable")
-        if self.validation.rows == 0:
+        if self.validation.rows == 0 and not self.ranks_by_quality:
             for key, given in {"validation.patience": self.validation.patience, **self._wants_best}.items():
                 if given:
                     raise ValueError(f"{key} needs held-out rows: set validation.rows")
@@ -145,12 +144,18 @@ class RunConfig(Node):
         """True if every checkpoint of the schedule is measured at its step, so that it is ranked."""
         return any(self._wants_best.values())
 
+    @property
+    def ranks_by_quality(self) -> bool:
+        """True if checkpoints are ranked by a metric of drawn images."""
+        return self.keep.by in self.validation.quality_names
+
     def _check_ranking(self) -> None:
         """Check that the run reports the metric of ``keep.by``, and that a best checkpoint to register is kept."""
-        if self.keep.by not in METRICS:
+        known = (*METRICS, *self.validation.quality_names)
+        if self.keep.by not in known:
             raise ValueError(
-                f"keep.by={self.keep.by} is no metric of this run{did_you_mean(self.keep.by, METRICS)}; it reports "
-                f"{', '.join(name for name in METRICS if '_snr_' not in name)}, and the losses per bin of log-SNR"
+                f"keep.by={self.keep.by} is no metric of this run{did_you_mean(self.keep.by, known)}; it reports "
+                f"{', '.join(name for name in known if '_snr_' not in name)}, and the losses per bin of log-SNR"
             )
         if self.keep.mode is None:
             raise ValueError(

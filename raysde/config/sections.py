@@ -20,7 +20,6 @@ from raysde.config.names import check_alias, check_name
 from raysde.data.classes import class_name
 from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
-from raysde.evaluation.metric import Better, known_direction
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
 from raysde.models.method_fields import make_key
@@ -31,7 +30,6 @@ from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, We
 from raysde.training.objective import Precision
 from raysde.training.optimizers import Decay, Optimizer
 from raysde.training.posthoc_ema import check_std
-from raysde.training.ranking import BY_LOSS, Mode
 from raysde.training.time_sampling import Importance, LogNormal, Uniform, UniformLogSnr
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -42,8 +40,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, AfterValidator(partial(check_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(check_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-LOSS = BY_LOSS.by
-KNOWN: dict[Better, Mode] = {"lower": "min", "higher": "max"}
 LabelName = Annotated[str, BeforeValidator(class_name)]
 
 
@@ -260,54 +256,6 @@ class Train(Node):
     def _betas(self) -> Self:
         if isinstance(self.optimizer, ExternalOptimizer) and self.betas != type(self).model_fields["betas"].default:
             raise ValueError("betas are AdamW's; give those of another optimizer in optimizer.kwargs")
-        return self
-
-
-class Validation(Node):
-    """Loss on held-out rows."""
-
-    rows: Count | None = Field(
-        None,
-        description="validation rows, from the data set's validation split, or held out of training at random if it "
-        "has none; null: up to 2048 of the split; 0 for no validation",
-    )
-    every: Count = Field(500, description="steps between validations")
-    patience: Count = Field(
-        0, description="measurements of keep.by without improvement after which training stops; 0 for never"
-    )
-
-
-class Keep(Node):
-    """Checkpoints that stay, and their ranking."""
-
-    newest: PositiveInt = Field(3, description="newest checkpoints kept")
-    best: Count | None = Field(
-        None,
-        description="best checkpoints kept; each checkpoint is then validated at its own step; null: one where "
-        "validation runs, of those that are validated anyway",
-    )
-    by: str = Field(
-        LOSS, description="metric that ranks checkpoints and that validation.patience counts, such as val/denoising"
-    )
-    mode: Mode | None = Field(
-        None, description="better direction of that metric: min or max; null: the known one of the metric"
-    )
-    every: Count = Field(0, description="steps between checkpoints kept for good; 0 for none")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _direction(cls, given: Any) -> Any:
-        """Fill in the known direction of a metric, so that checkpoints record it."""
-        if not isinstance(given, Mapping) or given.get("mode") is not None:
-            return given
-        by = given.get("by", LOSS)
-        return {**given, "mode": KNOWN[known_direction(by)] if isinstance(by, str) and known_direction(by) else None}
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        better = known_direction(self.by)
-        if better is not None and self.mode != KNOWN[better]:
-            raise ValueError(f"mode={self.mode} does not fit {self.by}, whose {better} values are better; leave it out")
         return self
 
 

@@ -147,6 +147,8 @@ def make_schedule(run: Run) -> Schedule:
         patience=config.validation.patience,
         ranking=Ranking.of(config.flat()),
         ranks_all=config.ranks_all,
+        quality_every=config.validation.quality_every,
+        ranks_by_quality=config.ranks_by_quality,
     )
 
 

@@ -41,7 +41,10 @@ class Chosen:
 
 def is_ranked(run: Run) -> bool:
     """Return True if checkpoints of the run have metrics."""
-    return bool(len(run.held_out)) and (run.config.validation.every > 0 or run.config.ranks_all)
+    given = run.config.validation
+    if run.config.ranks_by_quality:
+        return given.quality_every > 0 or run.config.ranks_all
+    return bool(len(run.held_out)) and (given.every > 0 or run.config.ranks_all)
 
 
 def make_retention(run: Run) -> Retention:
@@ -60,7 +63,7 @@ def check_ranked(config: RunConfig, held_out: int) -> None:
     Raises:
         ValueError: if there are none, naming the key.
     """
-    if config.ranks_all and not held_out:
+    if config.ranks_all and not held_out and not config.ranks_by_quality:
         key = "keep.best" if config.keep.best else "publish=best"
         raise ValueError(
             f"{key} needs held-out rows, and the data at {config.data.path} has no validation split"

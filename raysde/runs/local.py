@@ -15,6 +15,7 @@ from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink
 from raysde.runs.lease import Lease
+from raysde.runs.quality import make_quality
 from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
@@ -49,6 +50,7 @@ def train_here(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    quality = make_quality(run, state.model, world)
     with Saver(run, state, world, confirm=confirm) as saver:
         hooks = RunHooks(run, sink if world.is_first else None, saver.save, should_stop, saver.snapshot, check)
         fit(
@@ -59,6 +61,7 @@ def train_here(
             hooks,
             world,
             validate=make_validator(run, world),
+            quality=quality,
             compile=run.config.train.compile,
         )
     return state

@@ -60,6 +60,8 @@ class Schedule:
         snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
         patience: number of measurements of the ranking's metric without improvement that stop the run, 0 for never.
         ranking: metric that ranks checkpoints and counts for ``patience``.
+        quality_every: interval of the metrics of drawn images, each with a sample grid.
+        ranks_by_quality: True if the ranking's metric is one of drawn images.
         ranks_all: True to measure each checkpoint of the schedule that is not measured at its step anyway.
     """
 
@@ -77,6 +79,8 @@ class Schedule:
     patience: int = 0
     ranking: Ranking = BY_LOSS
     ranks_all: bool = False
+    quality_every: int = 0
+    ranks_by_quality: bool = False
 
 
 def train_step(
@@ -176,6 +180,7 @@ def fit(
     world: World,
     *,
     validate: Validate | None = None,
+    quality: Validate | None = None,
     compile: bool = False,
 ) -> None:
     """Train ``state`` from its step to ``schedule.steps``, or until a hook asks to stop.
@@ -183,6 +188,7 @@ def fit(
     Args:
         batches: this rank's microbatches, one list per step, from ``state.step`` on.
         validate: returns validation metrics of a model, equal on all ranks.
+        quality: returns metrics of images that a model draws, equal on all ranks.
         compile: True to compile the network's blocks in place.
 
     Raises:
@@ -206,7 +212,7 @@ def fit(
             primed = True
             clock.reset()  # the first batch counts as start-up time, which is measured separately
         train_step(state, forward, step_batches, objective, schedule, world)
-        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement, quality)
     agreement.finish()
 
 
@@ -253,6 +259,7 @@ def run_due_actions(
     validate: Validate | None,
     clock: Clock,
     agreement: Agreement,
+    quality: Validate | None = None,
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
 
@@ -266,14 +273,18 @@ def run_due_actions(
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
             validate_average(state, schedule.patience, hooks, world, validate, schedule.ranking)
-        if draws and is_due(step, schedule.sample_every, last):
+        measures = quality is not None and is_due(step, schedule.quality_every, last)
+        if quality is not None and measures:
+            validate_average(state, schedule.patience, hooks, world, quality, schedule.ranking)
+        if draws and (measures or is_due(step, schedule.sample_every, last)):
             with state.ema.swap_weights():
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
         leaving = agreement.any(hooks.should_stop())
         is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule))
-        if schedule.ranks_all and validate is not None and (is_time or is_checkpoint(state, schedule)):
-            rank_checkpoint(state, schedule.ranking, hooks, world, validate)
+        ranks = quality if schedule.ranks_by_quality else validate
+        if schedule.ranks_all and ranks is not None and (is_time or is_checkpoint(state, schedule)):
+            rank_checkpoint(state, schedule.ranking, hooks, world, ranks)
         keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
         if is_time:
             clock.saved = time.monotonic()

@@ -131,7 +131,7 @@ def halving_for(settings: SweepSettings, steps: int, every: int, batch: int) -> 
     grace = settings.grace or every
     if max(grace, every) >= steps:
         raise ValueError(
-            f"asha stops trials at validations, but validation.every={every} and grace={grace} leave none before the "
-            f"end at step {steps}: lower them, or take --scheduler fifo"
+            f"asha stops trials at measurements of {settings.metric}, but the interval of these, {every} steps, and "
+            f"grace={grace} leave none before the end at step {steps}: lower them, or take --scheduler fifo"
         )
     return Halving(grace * batch, settings.reduction, steps * batch)
