@@ -78,6 +78,10 @@ class Validation(Node):
         """Return the steps between measurements of a metric of this section; 0 for none."""
         return self.quality_every if metric in self.quality_names else self.every
 
+    def interval_key(self, metric: str) -> str:
+        """Return the key of the recipe that sets :meth:`interval_of` a metric."""
+        return "validation.metrics_every" if metric in self.quality_names else "validation.every"
+
     @property
     def quality_names(self) -> tuple[str, ...]:
         """Names under which the metrics of drawn images are logged."""
