@@ -4,6 +4,7 @@ from tools.mutants.mutant import Mutant
 
 AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
 LOOP = "tests/training/test_loop.py"
+QUALITY = "tests/runs/test_quality.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
 OBJECTIVE = "tests/training/test_objective.py"
@@ -77,4 +78,9 @@ MUTANTS = [
     Mutant("an optimizer's numbers forgotten", "raysde.training.state:TrainState.load_values", "            group.update(numbers)\n", "            pass\n", "tests/training/test_own_code.py -k 'keeps_is_resumed'"),
     Mutant("state of another name forgotten", "raysde.training.state:TrainState.load_optimizer", "if parameter is None:", "if parameter is None or moment == 'mean':", "tests/training/test_own_code.py -k 'resumes_and_loads and optimizer'"),
     Mutant("an own schedule without its warm-up", "raysde.training.optimizers:learning_rate", "return rate * float(decay(progress, updates))", "return base * float(decay(progress, updates))", "tests/training/test_own_code.py -k 'warm_up'"),
+    Mutant("each rank measures all ranges", "raysde.evaluation.shared:share_among_ranks.measure", "stretches[world.rank :: world.size]", "stretches", QUALITY + " -k 'two_ranks'"),
+    Mutant("caches that ranks do not share", "raysde.evaluation.shared:share_cache", "    if world.size == 1:", "    if world.size > 0:", QUALITY + " -k 'two_ranks'"),
+    Mutant("metrics of the trained weights' settings", "raysde.runs.quality:make_question", "**given.sampler", "", QUALITY + " -k 'of_evaluate'"),
+    Mutant("metrics of another seed", "raysde.runs.quality:make_question", "seed=given.seed", "seed=0", QUALITY + " -k 'of_evaluate'"),
+    Mutant("ranks of drawn images by the loss", "raysde.training.loop:run_due_actions", "ranks = quality if schedule.ranks_by_quality else validate", "ranks = validate", QUALITY + " -k 'ranked_by'"),
 ]  # fmt: skip
