@@ -58,7 +58,8 @@ def make_question(config: RunConfig) -> Question:
             settings={"batch_size": given.batch_size, **given.sampler},
         )
     except ValueError as error:
-        raise ValueError(f"validation.metrics: {error}") from None
+        told = str(error).replace("add --allow-few", "set validation.allow_few=true")
+        raise ValueError(f"validation.metrics: {told}") from None
 
 
 def check_quality(config: RunConfig, manifest: Manifest) -> None:
