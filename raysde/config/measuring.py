@@ -112,7 +112,8 @@ class Keep(Node):
         if not isinstance(given, Mapping) or given.get("mode") is not None:
             return given
         by = given.get("by", LOSS)
-        return {**given, "mode": KNOWN[known_direction(by)] if isinstance(by, str) and known_direction(by) else None}
+        better = known_direction(by) if isinstance(by, str) else None
+        return {**given, "mode": None if better is None else KNOWN[better]}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
