@@ -19,23 +19,23 @@ import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import quiet_ray, tell_driver
 from raysde.cluster.leaving import Notices
+from raysde.cluster.reporting import Measures
 from raysde.cluster.resources import DataShare, assign_data_share, list_live_nodes
-from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World, current_world
 from raysde.io.filesystems import child_path, open_filesystem
-from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.lease import Lease, join_lease
+from raysde.runs.quality import make_quality
 from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
-from raysde.training.loop import Validate, fit, is_due, measure_average
+from raysde.training.loop import fit
 from raysde.training.recovery import extend_batches
 from raysde.training.state import TrainState
 
@@ -85,12 +85,9 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             batches = tell_first_batch(batches)
             if found:
                 tell_driver(describe_start(start, run.steps))
-    validate = make_validator(run, world)
-    if settings["reports"] is not None and validate is not None:
-        validate = report_validation(validate, state, world, settings["reports"], run.steps)
-        if found and is_due(state.step, run.config.validation.every, state.step == run.steps):
-            # the trial process may have died with its report of this step
-            measure_average(state, validate)
+    measures = Measures(make_validator(run, world), make_quality(run, state.model, world))
+    if settings["reports"] is not None:
+        measures = measures.reporting(run, state, world, settings["reports"], resumed=bool(found))
     begin = time.perf_counter()
     secure = partial(tracker.secure, 5.0) if tracker is not None else None
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
@@ -99,7 +96,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check, saver.restore)
     with notices.watching():
         with exit_at_once_on_sigterm(), saver:
-            failed = run_loop(run, state, batches, hooks, world, validate)
+            failed = run_loop(run, state, batches, hooks, world, measures)
         if tracker is not None:
             tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
             if not tracker.close():
@@ -179,7 +176,7 @@ def run_loop(
     batches: Iterator[list[Microbatch]],
     hooks: RunHooks,
     world: World,
-    validate: Validate | None,
+    measures: Measures,
 ) -> str:
     """Run the loop and return an empty string, or the message of a loss that is not finite, or of too many bad steps.
 
@@ -190,30 +187,20 @@ def run_loop(
     """
     compiled = run.config.train.compile
     try:
-        fit(state, batches, make_objective(run), make_schedule(run), hooks, world, validate=validate, compile=compiled)
+        fit(
+            state,
+            batches,
+            make_objective(run),
+            make_schedule(run),
+            hooks,
+            world,
+            validate=measures.validate,
+            quality=measures.quality,
+            compile=compiled,
+        )
     except FloatingPointError as error:
         return str(error)
     return ""
-
-
-def report_validation(validate: Validate, state: TrainState, world: World, reports: Slot, steps: int) -> Validate:
-    """Return ``validate`` extended to send its metrics to the trial's mailbox, from the first rank alone.
-
-    A message has the step, the number of images so far, the metrics, and True if the step is the run's last.
-
-    Args:
-        reports: the trial's mailbox.
-        steps: number of optimizer steps of the run.
-    """
-
-    def validate_and_report(model: ScoreModel) -> dict[str, float]:
-        metrics = validate(model)
-        if world.is_first:
-            last = state.step == steps
-            reports.send({"step": state.step, "images": state.num_images, "metrics": metrics, "last": last})
-        return metrics
-
-    return validate_and_report
 
 
 def report_checkpoint(run: Run, world: World, step: int) -> None:

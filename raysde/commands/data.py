@@ -22,8 +22,13 @@ COMPARED = {
 
 def add_inspect_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `raysde inspect`."""
-    command.description = "Describes a data set, checks its shards, and writes a contact sheet of some images."
-    command.add_argument("shards", help="folder or URI with a manifest.json")
+    command.description = (
+        "Describes a data set, checks its shards, and writes a contact sheet of some images; or lists the checkpoints "
+        "of a run."
+    )
+    command.add_argument(
+        "shards", help="folder or URI with a manifest.json; or the folder of a run, or RUN@best, RUN@last or RUN@STEP"
+    )
     command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
     command.add_argument("-n", type=int, default=48, help="number of images on the sheet (default %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="seed that selects the images (default %(default)s)")
@@ -41,16 +46,22 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """Run `raysde inspect`: print what a data set holds, check its shards, write a contact sheet.
+    """Run `raysde inspect`: print what a data set holds, check its shards, write a contact sheet; or list checkpoints.
 
     Raises:
-        ValueError: if there is no such data set, it is damaged, or an option is wrong.
+        ValueError: if there is no such data set or checkpoint, it is damaged, or an option is wrong.
     """
+    from raysde.checkpoints.names import split_name
+    from raysde.commands.checkpoints import format_checkpoints, is_run
     from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
     from raysde.images.tensors import save_picture
 
+    run, name = split_name(args.shards)
+    if (name is not None and run.is_dir()) or is_run(run):
+        print(format_checkpoints(run, name))
+        return
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     target = Path(args.sheet).expanduser()

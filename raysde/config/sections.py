@@ -267,18 +267,6 @@ class Train(Node):
         return self
 
 
-class Validation(Node):
-    """Loss on held-out rows."""
-
-    rows: Count | None = Field(
-        None,
-        description="validation rows, from the data set's validation split, or held out of training at random if it "
-        "has none; null: up to 2048 of the split; 0 for no validation",
-    )
-    every: Count = Field(500, description="steps between validations")
-    patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
-
-
 class Grids(Node):
     """Sample grids."""
 

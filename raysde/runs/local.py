@@ -15,6 +15,7 @@ from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink
 from raysde.runs.lease import Lease
+from raysde.runs.quality import make_quality
 from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
@@ -54,6 +55,7 @@ def train_here(
     stop = run.steps + state.bad.passed
     batches = extend_batches(read(state.position, stop), stop, state, run.steps, read)
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    quality = make_quality(run, state.model, world)
     with Saver(run, state, world, confirm=confirm) as saver:
         kept = sink if world.is_first else None
         hooks = RunHooks(run, kept, saver.save, should_stop, saver.snapshot, check, saver.restore)
@@ -65,6 +67,7 @@ def train_here(
             hooks,
             world,
             validate=make_validator(run, world),
+            quality=quality,
             compile=run.config.train.compile,
         )
     return state

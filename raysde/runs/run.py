@@ -30,7 +30,9 @@ from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.keeping import check_ranked
 from raysde.runs.order import make_feed
+from raysde.runs.quality import check_quality
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -54,12 +56,17 @@ MAY_CHANGE = (
     "train.ema.snapshots_every",
     "validation.every",
     "validation.patience",
+    "validation.metrics",
     "sampling.",
     "resources.",
     "tracking.",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep.newest",
+    "keep.best",
+    "keep.every",
+    "publish",
 )
 """Prefixes of keys that may change when a run resumes; all other keys determine its numbers."""
 
@@ -119,6 +126,8 @@ def open_run(config: RunConfig) -> Run:
     check_labels(config.sampling.labels, manifest)
     view = make_view(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
+    check_ranked(config, len(held_out))
+    check_quality(config, manifest)
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(

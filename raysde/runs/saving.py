@@ -16,6 +16,7 @@ from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
 from raysde.io.filesystems import child_path
 from raysde.runs.hooks import describe_run
+from raysde.runs.keeping import make_retention
 from raysde.runs.resume import return_to_base
 from raysde.runs.run import Run
 from raysde.training.state import TrainState
@@ -114,7 +115,7 @@ class Saver:
         write_staged(target, staged, describe_run(self.run), self.beside, self.confirm)
         if self.world.is_first:
             base = staged.values["bad_steps"]["base"]
-            storage.prune_checkpoints(self.folder, self.run.config.keep_checkpoints, staged.step, base)
+            storage.prune_checkpoints(self.folder, make_retention(self.run), staged.step, base)
 
     def _write_snapshot(self, staged: StagedSnapshot) -> None:
         with fail_together(self.beside):  # no rank writes a checkpoint if the averages before it are lost

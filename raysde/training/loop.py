@@ -1,7 +1,7 @@
 """The training loop, run bare, under torchrun and under Ray Train; ``Hooks`` is its only interface to the outside."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,16 +13,15 @@ from raysde.data.batches.microbatch import Microbatch
 from raysde.distributed.agreement import Agreement
 from raysde.distributed.fsdp import exchange_gradients, has_shards
 from raysde.distributed.world import World, wrap_module
-from raysde.models.score import ScoreModel
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
 from raysde.training.bad_steps import BadStepRule, OnBadStep
 from raysde.training.clock import Clock
+from raysde.training.measuring import Validate, rank_checkpoint, validate_average
 from raysde.training.objective import Objective, microbatch_loss
+from raysde.training.ranking import BY_LOSS, Ranking
 from raysde.training.recovery import leave_out, prepare_recovery, update_unless_bad
 from raysde.training.state import TrainState
-
-Validate = Callable[[ScoreModel], dict[str, float]]
 
 
 class Hooks(Protocol):
@@ -66,7 +65,11 @@ class Schedule:
         log_every, validate_every, sample_every, save_every: intervals of the actions.
         save_seconds: interval of checkpoints in seconds, by the clock of rank 0.
         snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
-        patience: number of validations without improvement after which the run stops, 0 for never.
+        patience: number of measurements of the ranking's metric without improvement that stop the run, 0 for never.
+        ranking: metric that ranks checkpoints and counts for ``patience``.
+        quality_every: interval of the metrics of drawn images, each with a sample grid.
+        ranks_by_quality: True if the ranking's metric is one of drawn images.
+        ranks_all: True to measure each checkpoint of the schedule that is not measured at its step anyway.
         on_bad_step: ``stop`` ends the run at a loss or gradient that is not finite. ``skip`` leaves out the update of a
             bad step. ``rollback`` returns to the last checkpoint, and passes over the batches since then. Both need the
             loss of each step on the host, so that the host waits for the device.
@@ -85,6 +88,10 @@ class Schedule:
     save_seconds: float = 0.0
     snapshot_every: int = 0
     patience: int = 0
+    ranking: Ranking = BY_LOSS
+    ranks_all: bool = False
+    quality_every: int = 0
+    ranks_by_quality: bool = False
     on_bad_step: OnBadStep = "stop"
     bad_steps: BadStepRule = field(default_factory=BadStepRule)
 
@@ -197,6 +204,7 @@ def fit(
     world: World,
     *,
     validate: Validate | None = None,
+    quality: Validate | None = None,
     compile: bool = False,
 ) -> None:
     """Train ``state`` from its step to ``schedule.steps``, or until a hook asks to stop.
@@ -204,6 +212,7 @@ def fit(
     Args:
         batches: this rank's microbatches, one list per step, from plan position ``state.position`` on.
         validate: returns validation metrics of a model, equal on all ranks.
+        quality: returns metrics of images that a model draws, equal on all ranks.
         compile: True to compile the network's blocks in place.
 
     Raises:
@@ -234,7 +243,7 @@ def fit(
         if fault and leave_out(state, position, fault, schedule, hooks, world):
             clock.reset()  # images were counted back
             continue
-        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement, quality)
     agreement.finish()
 
 
@@ -246,6 +255,7 @@ def run_due_actions(
     validate: Validate | None,
     clock: Clock,
     agreement: Agreement,
+    quality: Validate | None = None,
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
 
@@ -258,8 +268,11 @@ def run_due_actions(
         log_pending_losses(state, hooks, world, clock)
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
-            validate_average(state, schedule.patience, hooks, world, validate)
-        if draws and is_due(step, schedule.sample_every, last):
+            validate_average(state, schedule.patience, hooks, world, validate, schedule.ranking)
+        measures = quality is not None and is_due(step, schedule.quality_every, last)
+        if quality is not None and measures:
+            validate_average(state, schedule.patience, hooks, world, quality, schedule.ranking)
+        if draws and (measures or is_due(step, schedule.sample_every, last)):
             with state.ema.swap_weights():
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
@@ -267,10 +280,18 @@ def run_due_actions(
         is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule.save_seconds))
         if schedule.on_bad_step == "rollback" and (is_time or is_due(step, schedule.save_every)):
             state.bad.base = step  # a checkpoint written on leaving is no base: without the leaving there were none
+        ranks = quality if schedule.ranks_by_quality else validate
+        if schedule.ranks_all and ranks is not None and (is_time or is_checkpoint(state, schedule)):
+            rank_checkpoint(state, schedule.ranking, hooks, world, ranks)
         keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
         if is_time:
             clock.note_saved()
     return leaving
+
+
+def is_checkpoint(state: TrainState, schedule: Schedule) -> bool:
+    """Return True if the schedule has a checkpoint at the state's step, or the run ends there."""
+    return is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
 
 
 def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, now: bool = False) -> None:
@@ -279,7 +300,7 @@ def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: 
     Args:
         now: True to write both although this step is not one of ``schedule``.
     """
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or now
+    save = is_checkpoint(state, schedule) or now
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)
@@ -318,24 +339,3 @@ def grad_norm(norms: list[float]) -> dict[str, float]:
     """
     taken = [norm for norm in norms if math.isfinite(norm)]
     return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
-
-
-def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
-    """Return the validation metrics of the averaged weights."""
-    state.model.eval()
-    with state.ema.swap_weights(), torch.no_grad():
-        metrics = validate(state.model)
-    state.model.train()
-    return metrics
-
-
-def validate_average(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
-    """Validate the averaged weights on held-out rows, log the metrics, and stop the run once patience is exhausted."""
-    metrics = measure_average(state, validate)
-    if world.is_first:
-        hooks.log(state.step, metrics)
-    if metrics["val/loss"] < state.best:
-        state.best, state.stale = metrics["val/loss"], 0
-    else:
-        state.stale += 1
-    state.stopped = state.stopped or world.any(patience > 0 and state.stale >= patience)

@@ -27,8 +27,8 @@ from raysde.training.loop import (
     flush_losses,
     run_due_actions,
     train_step,
-    validate_average,
 )
+from raysde.training.measuring import validate_average
 from raysde.training.objective import microbatch_loss
 from raysde.training.posthoc_ema import PowerEma
 from raysde.training.state import TrainState

@@ -5,6 +5,7 @@ from tools.mutants.mutant import Mutant
 AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
 BAD_STEPS = "tests/training/test_bad_steps.py"
 LOOP = "tests/training/test_loop.py"
+QUALITY = "tests/runs/test_quality.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
 OBJECTIVE = "tests/training/test_objective.py"
@@ -20,11 +21,11 @@ MUTANTS = [
     Mutant("ranks of unequal shares alike", "raysde.training.loop:train_step", "objective.batch / objective.microbatch / world.size", "len(batches)", LOOP),
     Mutant("averages by the microbatch", "raysde.training.loop:train_step", "state.ema.update(objective.batch,", "state.ema.update(objective.microbatch,", LOOP),
     Mutant("a decay by updates", "raysde.training.loop:train_step", "state.step / schedule.steps", "state.updates / schedule.steps", LOOP),
-    Mutant("training on without dropout", "raysde.training.loop:measure_average", "        metrics = validate(state.model)\n    state.model.train()", "        metrics = validate(state.model)", LOOP),
-    Mutant("validation of the trained weights", "raysde.training.loop:measure_average", "    with state.ema.swap_weights(), torch.no_grad():", "    with torch.no_grad():", LOOP),
+    Mutant("training on without dropout", "raysde.training.measuring:measure_average", "    state.model.train()\n", "", LOOP),
+    Mutant("validation of the trained weights", "raysde.training.measuring:measure_average", "    with state.ema.swap_weights(), torch.no_grad():", "    with torch.no_grad():", LOOP),
     Mutant("grids of the trained weights", "raysde.training.loop:run_due_actions", '            with state.ema.swap_weights():\n                hooks.sample(state)', "            hooks.sample(state)", LOOP),
-    Mutant("a validation without a number for the best", "raysde.training.loop:validate_average", 'if metrics["val/loss"] < state.best:', 'if not metrics["val/loss"] >= state.best:', LOOP),
-    Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", "state.stopped or now", "state.stopped", LOOP + " -k 'a_stop_saves'"),
+    Mutant("a validation without a number for the best", "raysde.training.measuring:validate_average", "if cost < state.best:", "if cost <= state.best:", LOOP),
+    Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", " or now", "", LOOP + " -k 'a_stop_saves'"),
     Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule.save_seconds)", "clock.is_time(schedule.save_seconds)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
     Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.note_saved()", "            pass", LOOP + " -k 'by_time'"),
     Mutant("a checkpoint before its snapshot", "raysde.training.loop:keep_checkpoint", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", LOOP),
@@ -95,4 +96,9 @@ MUTANTS = [
     Mutant("an optimizer's numbers forgotten", "raysde.training.state:TrainState.load_values", "            group.update(numbers)\n", "            pass\n", "tests/training/test_own_code.py -k 'keeps_is_resumed'"),
     Mutant("state of another name forgotten", "raysde.training.state:TrainState.load_optimizer", "if parameter is None:", "if parameter is None or moment == 'mean':", "tests/training/test_own_code.py -k 'resumes_and_loads and optimizer'"),
     Mutant("an own schedule without its warm-up", "raysde.training.optimizers:learning_rate", "return rate * float(decay(progress, updates))", "return base * float(decay(progress, updates))", "tests/training/test_own_code.py -k 'warm_up'"),
+    Mutant("each rank measures all ranges", "raysde.evaluation.shared:share_among_ranks.measure", "stretches[world.rank :: world.size]", "stretches", QUALITY + " -k 'two_ranks'"),
+    Mutant("caches that ranks do not share", "raysde.evaluation.shared:share_cache", "    if world.size == 1:", "    if world.size > 0:", QUALITY + " -k 'two_ranks'"),
+    Mutant("metrics of the trained weights' settings", "raysde.runs.quality:make_question", "**given.sampler", "", QUALITY + " -k 'of_evaluate'"),
+    Mutant("metrics of another seed", "raysde.runs.quality:make_question", "seed=given.seed", "seed=0", QUALITY + " -k 'of_evaluate'"),
+    Mutant("ranks of drawn images by the loss", "raysde.training.loop:run_due_actions", "ranks = quality if schedule.ranks_by_quality else validate", "ranks = validate", QUALITY + " -k 'ranked_by'"),
 ]  # fmt: skip
