@@ -14,6 +14,7 @@ import yaml
 
 from raysde.cli import build_parser
 from raysde.config.reference import list_keys
+from raysde.models.sampling_defaults import KINDS as SAMPLER
 from raysde.sampling.method import SETTINGS
 from raysde.sde import VE, VP
 from tests.support.names import resolved
@@ -74,6 +75,8 @@ def known(key: str) -> bool:
     parts = key.split(".")
     if {"kwargs", "config"} & set(parts[:-1]):
         return True
+    if parts[:2] == ["validation", "sampler"] and parts[2:]:
+        return parts[2] in SAMPLER
     return key in list_keys() or any(each.startswith(f"{key}.") for each in list_keys())
 
 

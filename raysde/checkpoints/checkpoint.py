@@ -24,7 +24,7 @@ from raysde.checkpoints.description import (
     FILE,
     Description,
     Kept,
-    choose_newest_checkpoint,
+    choose_checkpoint,
     list_checkpoints,
     read_description,
     verify_checkpoint,
@@ -147,9 +147,7 @@ def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = Non
         verify_model(Path(each.path))
         return Path(each.path)
 
-    return choose_newest_checkpoint(
-        list_checkpoints(pafs.LocalFileSystem(), str(folder)), check_drawable, str(folder), say
-    )
+    return choose_checkpoint(list_checkpoints(pafs.LocalFileSystem(), str(folder)), check_drawable, str(folder), say)
 
 
 def verify_model(folder: Path) -> Description:

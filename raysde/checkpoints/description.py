@@ -20,6 +20,7 @@ from raysde.io.documents import read_json
 from raysde.io.errors import UNFIT, error_line
 from raysde.io.hashing import file_hash, remembered_hash
 from raysde.models.spec import ModelSpec
+from raysde.training.bad_steps import BadSteps
 
 FORMAT = 2
 FILE = "checkpoint.json"
@@ -62,6 +63,16 @@ class Description:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def bad(self) -> BadSteps:
+        """The record of the run's bad steps."""
+        return BadSteps.from_values(self.state.get("bad_steps"))
+
+    @property
+    def position(self) -> int:
+        """Plan position of the next global batch, which differs from the step if the run passed over batches."""
+        return self.bad.position(self.step)
 
 
 @dataclass(frozen=True)
@@ -307,16 +318,21 @@ def _judge_checkpoint(system: pafs.FileSystem, path: str) -> Kept:
         return Kept(path, None, f"checkpoint {path} cannot be read: {error_line(error)}")
 
 
-def choose_newest_checkpoint(
-    found: list[Kept], usable: Callable[[Kept], T], where: str, say: Callable[[str], None] | None
+def choose_checkpoint(
+    found: list[Kept],
+    usable: Callable[[Kept], T],
+    where: str,
+    say: Callable[[str], None] | None,
+    which: str = "newest",
 ) -> T | None:
-    """Return what ``usable`` makes of the newest whole checkpoint, None if there are no checkpoints.
+    """Return what ``usable`` makes of the first whole checkpoint, None if there are no checkpoints.
 
     Args:
-        found: checkpoints of a run, by descending step.
+        found: checkpoints of a run in order, such as by descending step.
         usable: takes a whole checkpoint, and raises ValueError if it cannot be used.
         where: the run's folder, for the message.
-        say: callback that receives a message for each newer checkpoint passed over.
+        say: callback that receives a message for each earlier checkpoint passed over.
+        which: name of the order in messages, newest or best.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -332,7 +348,7 @@ def choose_newest_checkpoint(
             continue
         if say is not None:
             for fault in faults:
-                say(f"passed over a damaged checkpoint: {fault}; the newest whole one is {each.name}")
+                say(f"passed over a damaged checkpoint: {fault}; the {which} whole one is {each.name}")
         return chosen
     if faults:
         raise ValueError(

@@ -14,12 +14,14 @@ import pyarrow.fs as pafs
 from raysde.checkpoints.description import (
     FILE,
     Kept,
-    choose_newest_checkpoint,
+    choose_checkpoint,
     compare_hashes,
     list_checkpoints,
     verify_checkpoint,
 )
+from raysde.checkpoints.retention import Retention, rank_checkpoints
 from raysde.io.filesystems import absolute_location, child_path, hash_stream, open_filesystem
+from raysde.training.ranking import Ranking
 
 T = TypeVar("T")
 COPIES = "raysde-copy-"
@@ -45,6 +47,11 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
         RuntimeError: if the storage cannot be read.
     """
     system, _ = open_filesystem(child_path(absolute_location(storage), name))
+    return _choose(storage, name, _fetcher(system, storage), say)
+
+
+def _fetcher(system: pafs.FileSystem, storage: str) -> Callable[[Kept], Path]:
+    """Return a function that returns a checkpoint's local folder, and raises ValueError if it is damaged."""
 
     def fetch_if_intact(each: Kept) -> Path:
         folder = Path(each.path) if is_local(storage) else _copy_checkpoint(system, each)
@@ -55,7 +62,28 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
             raise
         return folder
 
-    return _choose(storage, name, fetch_if_intact, say)
+    return fetch_if_intact
+
+
+def fetch_best_checkpoint(
+    storage: str, name: str, ranking: Ranking, say: Callable[[str], None] | None = None
+) -> Path | None:
+    """Return the best checkpoint of a run, verified completely; None if no checkpoint has a value of the metric.
+
+    A remote checkpoint is copied to a temporary folder, see :func:`discard_copy`.
+
+    Args:
+        ranking: metric that ranks the checkpoints.
+        say: callback that receives a message for each better checkpoint that is damaged and passed over.
+
+    Raises:
+        ValueError: if there are ranked checkpoints and none is whole.
+        RuntimeError: if the storage cannot be read.
+    """
+    system, _ = open_filesystem(child_path(absolute_location(storage), name))
+    return _choose(
+        storage, name, _fetcher(system, storage), say, lambda found: rank_checkpoints(found, ranking), "best"
+    )
 
 
 def find_newest_checkpoint(
@@ -63,6 +91,7 @@ def find_newest_checkpoint(
     name: str,
     say: Callable[[str], None] | None = None,
     damaged: Mapping[str, str] | None = None,
+    most: int | None = None,
 ) -> Kept | None:
     """Return the newest checkpoint whose description and file sizes are right, as :func:`fetch_newest_checkpoint`.
 
@@ -71,6 +100,7 @@ def find_newest_checkpoint(
 
     Args:
         damaged: faults of checkpoints that turned out to be damaged when they were loaded, by name.
+        most: largest step of the checkpoint; None for any.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -82,7 +112,7 @@ def find_newest_checkpoint(
             raise ValueError(damaged[each.name])
         return each
 
-    return _choose(storage, name, check_known, say)
+    return _choose(storage, name, check_known, say, most)
 
 
 def is_intact(storage: str, kept: Kept) -> bool:
@@ -101,14 +131,24 @@ def is_intact(storage: str, kept: Kept) -> bool:
     )
 
 
-def _choose(storage: str, name: str, usable: Callable[[Kept], T], say: Callable[[str], None] | None) -> T | None:
+def _choose(
+    storage: str,
+    name: str,
+    usable: Callable[[Kept], T],
+    say: Callable[[str], None] | None,
+    most: int | None = None,
+    order: Callable[[list[Kept]], list[Kept]] = list,
+    which: str = "newest",
+) -> T | None:
     system, root = open_filesystem(child_path(absolute_location(storage), name))
     try:
         found = list_checkpoints(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
         if not begun and len(found) > 1:
             begun = found  # a run saves again only after a whole checkpoint, so one of these was whole
-        return choose_newest_checkpoint(begun, usable, child_path(storage, name), say)
+        if most is not None:
+            begun = [each for each in begun if each.step <= most]
+        return choose_checkpoint(order(begun), usable, child_path(storage, name), say, which)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -135,21 +175,40 @@ def clear_checkpoint(target: str) -> None:
         system.delete_dir(root)
 
 
-def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
-    """Delete all but the ``keep`` newest whole checkpoints of a run.
+def prune_checkpoints(folder: str | Path, keep: Retention, saved: int, base: int | None = None) -> None:
+    """Delete the whole checkpoints of a run that are not to be kept.
 
     Damaged checkpoints and checkpoints after step ``saved`` stay: the run resumed from before them, perhaps because of
     tensors whose hashes are not compared here, and its user may repair or copy them. A folder in remote storage without
     checkpoint.json, which is uploaded last, is left over from a killed process and is deleted.
 
+    The choice depends on the checkpoints in the folder alone. A run that was killed before it pruned therefore keeps
+    the same checkpoints in the end.
+
     Args:
         folder: folder or URI of the run.
-        keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
+        keep: the checkpoints to keep; the one of step ``saved`` is the first of the newest.
         saved: step of the checkpoint that the run has just written.
+        base: step of a checkpoint that stays too, because a bad step returns to it; None for none.
     """
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
-    old = [each for each in found if each.description is not None and each.step <= saved][keep:]
+    old = keep.choose_old([each for each in found if each.description is not None and each.step <= saved])
+    old = [each for each in old if each.step != base]
     torn = [each for each in found if not (each.begun or is_local(str(folder)))]
     for each in old + torn:
         system.delete_dir(each.path)
+
+
+def delete_later_checkpoints(folder: str | Path, step: int) -> None:
+    """Delete the whole checkpoints of a run after ``step``, to which the run returned; damaged ones stay.
+
+    Otherwise a resume would begin at the newest of them, which the run wrote when it was asked to end.
+
+    Args:
+        folder: folder or URI of the run.
+    """
+    system, root = open_filesystem(str(folder))
+    for each in list_checkpoints(system, root):
+        if each.description is not None and each.step > step:
+            system.delete_dir(each.path)

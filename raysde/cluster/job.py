@@ -21,6 +21,7 @@ from raysde.io.filesystems import child_path
 from raysde.io.progress import ProgressLine, say
 from raysde.runs import identity
 from raysde.runs.history import open_tracking_run, settle_run_word
+from raysde.runs.keeping import choose_published
 from raysde.runs.lease import hold_run, refuse_living
 from raysde.runs.resume import is_run_over
 from raysde.runs.run import Run, check_resumable, check_run, list_remarks, open_run
@@ -39,6 +40,7 @@ class Finished:
         run_id, tracking_uri: the MLflow run, and the MLflow store that holds it.
         model: URI of the registered version, such as models:/photos/1.
         seconds: time from the command's start to its end.
+        choice: reason for the registered checkpoint, such as ``best by val/loss, 0.1234``.
     """
 
     checkpoint: Path
@@ -46,10 +48,11 @@ class Finished:
     tracking_uri: str
     model: str
     seconds: float
+    choice: str
 
 
 def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | None = None) -> Finished:
-    """Train a run, or resume the run of the same name, and register its final EMA model.
+    """Train a run, or resume the run of the same name, and register the EMA model of its best or last checkpoint.
 
     Args:
         started: time.time() when the command began, in seconds.
@@ -93,9 +96,9 @@ def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | N
                     launch = partial(run_worker_group, share=share, lease=lease, departure=departure)
                     launch(run, tracking_uri=uri, run_id=run_id, started=started)
             lease.confirm()
-            last, version = publish_run(run, client, uri, run_id)
+            last, version, choice = publish_run(run, client, uri, run_id)
     model = f"models:/{config.model_name}/{version}"
-    return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin)
+    return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin, choice)
 
 
 def never() -> bool:
@@ -103,11 +106,11 @@ def never() -> bool:
     return False
 
 
-def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:
-    """Deliver the metrics that workers left, register the last checkpoint, and close the MLflow run.
+def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str, str]:
+    """Deliver the metrics that workers left, register the best or the last checkpoint, and close the MLflow run.
 
     Returns:
-        The checkpoint, and the version of the registered model.
+        The last checkpoint, the version of the registered model, and the reason for the registered checkpoint.
 
     Raises:
         RuntimeError: if there is no checkpoint, or the server does not answer.
@@ -118,13 +121,21 @@ def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) 
         raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {config.storage}")
     folder = child_path(config.storage, config.name)
     tracking.deliver_leftovers(uri, run_id, spool_folder(config.name, run_id), backlog_folder(folder, run_id))
+    chosen = choose_published(run, last, say)
     with tracking.report_server_errors(uri):
         version = registry.publish_checkpoint(
-            client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias
+            client,
+            chosen.folder,
+            run_id=run_id,
+            name=config.model_name,
+            alias=config.tracking.alias,
+            chosen=chosen.which,
         )
         tracking.finish_run(client, run_id)
     identity.note_end(folder)
-    return last, version
+    if chosen.folder != last:
+        storage.discard_copy(chosen.folder)
+    return last, version, chosen.reason
 
 
 def check_cluster(run: Run, uri: str) -> Share:

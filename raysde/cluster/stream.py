@@ -55,8 +55,8 @@ def row_bytes(run: Run) -> int:
     return image + text
 
 
-def stream_spec(run: Run, start: int) -> StreamSpec:
-    """Return the stream of a run from step ``start``."""
+def stream_spec(run: Run, start: int, stop: int | None = None) -> StreamSpec:
+    """Return the stream of a run's plan positions [start, stop); None stops at the run's length."""
     data, size = run.config.data, row_bytes(run)
     return StreamSpec(
         data=DataReference(
@@ -75,7 +75,7 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
             else SelectionReference(selection_path(run.config, run.manifest), run.selection.sha256),
         ),
         start=start,
-        stop=run.steps,
+        stop=run.steps if stop is None else stop,
         block_steps=run.plan.steps_together(
             steps_in_block((1, 1, size), run.plan.microbatch, data.block_megabytes, data.block_steps)
         ),

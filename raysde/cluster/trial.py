@@ -22,9 +22,16 @@ POLL = 0.3
 """Seconds between two polls of the mailbox."""
 
 
-def trial_settings(number: int, recipe: loading.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
-    """Return the settings that Tune hands to trial ``number``, counted from 0."""
+def trial_settings(
+    number: int, recipe: loading.RunConfig, uri: str, run_id: str, share: Share, metric: str = ""
+) -> dict[str, Any]:
+    """Return the settings that Tune hands to trial ``number``, counted from 0.
+
+    Args:
+        metric: name of the metric that the sweep compares.
+    """
     told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
+    told["metric"] = metric
     return {"number": number, "trial": json.dumps(told)}
 
 
@@ -45,7 +52,8 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
     quiet_ray()
     # an ended worker group is noticed at the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    told, slot = json.loads(settings["trial"]), Slot(mailbox, settings["number"])
+    told = json.loads(settings["trial"])
+    slot = Slot(mailbox, settings["number"], told["metric"])
     ended: dict[str, str] = {}
     worker = threading.Thread(target=_train_trial, args=(told, slot, ended), daemon=True)
     worker.start()

@@ -36,10 +36,12 @@ class Slot:
 
     Attributes:
         number: number of the trial, from 0.
+        metric: name of the metric that the sweep compares.
     """
 
     mailbox: ActorHandle
     number: int
+    metric: str = ""
 
     def send(self, message: Message) -> None:
         """Append a message, and wait until the mailbox has stored it."""

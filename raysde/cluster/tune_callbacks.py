@@ -43,6 +43,7 @@ class Children:
         recipe: recipe of the sweep, with the sweep's name and absolute paths.
         tree: the recipe that trials vary, as read from YAML.
         parent: id of the sweep's MLflow run.
+        metric: name of the metric that the sweep compares.
     """
 
     client: tracking.MlflowClient
@@ -51,6 +52,7 @@ class Children:
     tree: Mapping[str, Any]
     space: Space
     parent: str
+    metric: str = ""
 
     def name(self, number: int) -> str:
         """Return the name of the training run of trial ``number``, counted from 0: NAME-003."""
@@ -70,7 +72,7 @@ class Children:
             "name": self.name(trial.number),
             "storage": child_path(self.recipe.storage, self.recipe.name),
         }
-        every = self.recipe.validation.every
+        every = self.recipe.validation.interval_of(self.metric)
         # a time becomes the interval of validations: 0 steps would mean no checkpoint before the end
         asked = steps_of(self.recipe.checkpoint_every) if not seconds_of(self.recipe.checkpoint_every) else every
         own["checkpoint_every"] = -(-asked // every) * every
@@ -141,7 +143,7 @@ class Asked(Searcher):
         self.said, self.next = False, None
         self.sweep.note_run(trial.number, run_id)
         self.line.show()
-        return trial_settings(trial.number, recipe, self.children.uri, run_id, self.share)
+        return trial_settings(trial.number, recipe, self.children.uri, run_id, self.share, self.sweep.metric)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler receives the same result."""

@@ -70,6 +70,10 @@ INDIFFERENT = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep.newest",
+    "keep.best",
+    "keep.every",
+    "publish",
 )
 """Prefixes of the recipe keys that may change when a sweep is resumed."""
 
@@ -114,9 +118,10 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     check_recipes(tree, space, space.corners() if plan is None else plan)
     run = open_run(recipe)
     remarks = check_run(run, verify_data)
-    check_held_out(run)
+    check_measured(run, settings.metric)
     check_networks(tree, space, space.corners() if plan is None else plan)
-    halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
+    every, key = recipe.validation.interval_of(settings.metric), recipe.validation.interval_key(settings.metric)
+    halving = halving_for(settings, run.steps, every, recipe.train.batch, key)
     uri = tracking.store_uri(recipe.tracking.uri)
     client = tracking.connect_client(uri)
     ledger = Ledger(child_path(recipe.storage, name), sweep_definition(run, settings), recipe.default)
@@ -127,7 +132,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     word = identity.settle_word(ledger.folder, {}, begun=bool(ledger.trials))
     with tracking.report_server_errors(uri):
         parent = open_parent(client, run, settings, uri, word)
-    children = Children(client, uri, recipe, tree, space, parent)
+    children = Children(client, uri, recipe, tree, space, parent, settings.metric)
     if room is not None:
         left = Interrupted(f"sweep {name!r} was interrupted; the same command resumes it")
         with tracking.mark_runs(client, lambda: list_running(sweep, parent), lambda: left):
@@ -166,12 +171,14 @@ def sweep_definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
     return {"recipe": flat, "data": data, "space": space, "search": settings.search, "seed": settings.seed}
 
 
-def check_held_out(run: Run) -> None:
-    """Refuse a recipe without validation, which gives no metric to compare trials by.
+def check_measured(run: Run, metric: str) -> None:
+    """Refuse a recipe that measures nothing to compare trials by.
 
     Raises:
-        ValueError: if the recipe never validates, or has no held-out rows.
+        ValueError: if the metric is none of drawn images, and the recipe never validates or has no held-out rows.
     """
+    if metric in run.config.validation.quality_names:
+        return
     if not len(run.held_out) or not run.config.validation.every:
         raise ValueError("a sweep compares trials on held-out rows: set validation.rows and validation.every")
 

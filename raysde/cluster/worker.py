@@ -19,23 +19,24 @@ import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import quiet_ray, tell_driver
 from raysde.cluster.leaving import Notices
+from raysde.cluster.reporting import Measures
 from raysde.cluster.resources import DataShare, assign_data_share, list_live_nodes
-from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World, current_world
 from raysde.io.filesystems import child_path, open_filesystem
-from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.lease import Lease, join_lease
+from raysde.runs.quality import make_quality
 from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
-from raysde.training.loop import Validate, fit, is_due, measure_average
+from raysde.training.loop import fit
+from raysde.training.recovery import extend_batches
 from raysde.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -60,14 +61,21 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
     place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
     found = storage.find_newest_checkpoint(place, name, damaged=damaged)
-    start = 0
+    start, position, stop = 0, 0, run.steps
     if found is not None:
         assert found.description is not None, "a checkpoint without a description is not chosen"
         start, run = found.step, follow_order(run, found.description.data)
-    batches = prefetch_to_device(read_microbatches(run, start, world, settings["threads"]), world.device)
+        position, stop = found.description.position, run.steps + found.description.bad.passed
+    ordered = run
+
+    def read(first: int, stop: int) -> Iterator[list[Microbatch]]:
+        return prefetch_to_device(read_microbatches(ordered, first, stop, world, settings["threads"]), world.device)
+
+    batches = read(position, stop)
     state = new_state(run, world.device)
     if found:
         run = resume_run(run, state, found, world)
+    batches = extend_batches(batches, stop, state, run.steps, read)
     tracker = None
     if world.is_first:
         tracker = open_tracker(settings, lease)
@@ -77,21 +85,18 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             batches = tell_first_batch(batches)
             if found:
                 tell_driver(describe_start(start, run.steps))
-    validate = make_validator(run, world)
-    if settings["reports"] is not None and validate is not None:
-        validate = report_validation(validate, state, world, settings["reports"], run.steps)
-        if found and is_due(state.step, run.config.validation.every, state.step == run.steps):
-            # the trial process may have died with its report of this step
-            measure_average(state, validate)
+    measures = Measures(make_validator(run, world), make_quality(run, state.model, world))
+    if settings["reports"] is not None:
+        measures = measures.reporting(run, state, world, settings["reports"], resumed=bool(found))
     begin = time.perf_counter()
     secure = partial(tracker.secure, 5.0) if tracker is not None else None
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
     saver = Saver(run, state, world, secure, partial(report_checkpoint, run, world), confirm)
     notices = Notices(settings["leaving"], world.is_first)
-    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check)
+    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check, saver.restore)
     with notices.watching():
         with exit_at_once_on_sigterm(), saver:
-            failed = run_loop(run, state, batches, hooks, world, validate)
+            failed = run_loop(run, state, batches, hooks, world, measures)
         if tracker is not None:
             tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
             if not tracker.close():
@@ -116,10 +121,11 @@ def check_shared(run: Run) -> None:
         )
 
 
-def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterator[list[Microbatch]]:
-    """Return this rank's microbatches from step ``start`` on: from Ray Data, or with data.stream=worker from shards.
+def read_microbatches(run: Run, start: int, stop: int, world: World, cpus: float) -> Iterator[list[Microbatch]]:
+    """Return this rank's microbatches: from Ray Data, or with data.stream=worker from shards.
 
     Args:
+        start, stop: first plan position, and the position after the last.
         cpus: CPUs of each worker, on which no data tasks run.
 
     Raises:
@@ -127,13 +133,13 @@ def read_microbatches(run: Run, start: int, world: World, cpus: float) -> Iterat
     """
     if run.config.data.stream == "worker":
         reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
-        return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
+        return read_batches(run.feed, reader, start, stop, world.rank, world.size)
     from raysde.cluster.stream import read_stream, stream_spec  # loads Ray Data
 
     def find_share() -> DataShare:
         return assign_data_share(run.config, list_live_nodes(), world.size, cpus)
 
-    return read_stream(stream_spec(run, start), run.manifest.channels, world.rank, world.size, find_share)
+    return read_stream(stream_spec(run, start, stop), run.manifest.channels, world.rank, world.size, find_share)
 
 
 def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
@@ -170,9 +176,9 @@ def run_loop(
     batches: Iterator[list[Microbatch]],
     hooks: RunHooks,
     world: World,
-    validate: Validate | None,
+    measures: Measures,
 ) -> str:
-    """Run the loop and return an empty string, or the message of a loss that is not finite.
+    """Run the loop and return an empty string, or the message of a loss that is not finite, or of too many bad steps.
 
     Every rank meets such a loss at the same step, and a restart would meet it again.
 
@@ -181,30 +187,20 @@ def run_loop(
     """
     compiled = run.config.train.compile
     try:
-        fit(state, batches, make_objective(run), make_schedule(run), hooks, world, validate=validate, compile=compiled)
+        fit(
+            state,
+            batches,
+            make_objective(run),
+            make_schedule(run),
+            hooks,
+            world,
+            validate=measures.validate,
+            quality=measures.quality,
+            compile=compiled,
+        )
     except FloatingPointError as error:
         return str(error)
     return ""
-
-
-def report_validation(validate: Validate, state: TrainState, world: World, reports: Slot, steps: int) -> Validate:
-    """Return ``validate`` extended to send its metrics to the trial's mailbox, from the first rank alone.
-
-    A message has the step, the number of images so far, the metrics, and True if the step is the run's last.
-
-    Args:
-        reports: the trial's mailbox.
-        steps: number of optimizer steps of the run.
-    """
-
-    def validate_and_report(model: ScoreModel) -> dict[str, float]:
-        metrics = validate(model)
-        if world.is_first:
-            last = state.step == steps
-            reports.send({"step": state.step, "images": state.num_images, "metrics": metrics, "last": last})
-        return metrics
-
-    return validate_and_report
 
 
 def report_checkpoint(run: Run, world: World, step: int) -> None:

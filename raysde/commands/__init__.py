@@ -8,8 +8,8 @@ from raysde.images.sizes import Size, read_size
 STARTED = time.time()
 """``time.time()`` when the command began; imports take nearly all of the start-up time."""
 SOURCES = (
-    "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "
-    "or the folder of a diffusers pipeline"
+    "a checkpoint folder, a run's folder, RUN@best, RUN@last or RUN@STEP for one of its checkpoints, "
+    "models:/NAME@ALIAS, models:/NAME/VERSION, a run id, or the folder of a diffusers pipeline"
 )
 
 

@@ -22,8 +22,13 @@ COMPARED = {
 
 def add_inspect_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `raysde inspect`."""
-    command.description = "Describes a data set, checks its shards, and writes a contact sheet of some images."
-    command.add_argument("shards", help="folder or URI with a manifest.json")
+    command.description = (
+        "Describes a data set, checks its shards, and writes a contact sheet of some images; or lists the checkpoints "
+        "of a run."
+    )
+    command.add_argument(
+        "shards", help="folder or URI with a manifest.json; or the folder of a run, or RUN@best, RUN@last or RUN@STEP"
+    )
     command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
     command.add_argument("-n", type=int, default=48, help="number of images on the sheet (default %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="seed that selects the images (default %(default)s)")
@@ -43,17 +48,23 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """Run `raysde inspect`: print what a data set holds, check its shards, write a contact sheet.
+    """Run `raysde inspect`: print what a data set holds, check its shards, write a contact sheet; or list checkpoints.
 
     Raises:
-        ValueError: if there is no such data set, it is damaged, or an option is wrong.
+        ValueError: if there is no such data set or checkpoint, it is damaged, or an option is wrong.
     """
+    from raysde.checkpoints.names import split_name
+    from raysde.commands.checkpoints import format_checkpoints, is_run
     from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
     from raysde.data.dataset.versions import choose_version
     from raysde.images.tensors import save_picture
 
+    run, name = split_name(args.shards)
+    if (name is not None and run.is_dir()) or is_run(run):
+        print(format_checkpoints(run, name))
+        return
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     target = Path(args.sheet).expanduser()
@@ -88,11 +99,13 @@ def check_shards(manifest: "Manifest", *, fast: bool) -> Iterator[str]:
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    """Run `raysde plan`: print the rows of a step.
+    """Run `raysde plan`: print the rows of a step, which lie later in the plan if the run passed over batches before.
 
     Raises:
         ValueError: if the recipe is wrong, or ``--step`` is not a step of the run.
+        RuntimeError: if the run's storage cannot be read.
     """
+    from raysde.checkpoints import storage
     from raysde.config import loading
     from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run
@@ -101,10 +114,16 @@ def run_plan(args: argparse.Namespace) -> None:
     if not 0 <= args.step < run.steps:
         raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
     reader = Reader(run.manifest)
-    print(f"# step {args.step} of {run.steps}, epoch {run.plan.epoch(args.step):.3f}, {amount(run.plan.batch, 'row')}")
+    found = storage.find_newest_checkpoint(run.config.storage, run.config.name)
+    position = args.step if found is None or found.description is None else found.description.bad.position(args.step)
+    shifted = "" if position == args.step else f", plan position {position}"
+    print(
+        f"# step {args.step} of {run.steps}{shifted}, epoch {run.plan.epoch(position):.3f}, "
+        f"{amount(run.plan.batch, 'row')}"
+    )
     print("# microbatch  row  shard  key  label  captions")
     for index in range(run.plan.microbatches):
-        for row in run.feed.rows[run.plan.rows_of(args.step, index)].tolist():
+        for row in run.feed.rows[run.plan.rows_of(position, index)].tolist():
             about = reader.about(row)
             said = " | ".join(about["captions"])  # type: ignore[arg-type]
             print(index, row, about["shard"], about["key"], about["label"] or "-", said or "-", sep="\t")

@@ -19,13 +19,13 @@ from raysde.commands.model_options import (
     make_loader,
     parse_method,
 )
+from raysde.io.cache import EVALUATION
 
 if TYPE_CHECKING:
     from raysde.data.dataset.reader import Reader
     from raysde.evaluation.features.networks import FeatureNetwork
     from raysde.evaluation.workload import Measure
 
-CACHE = "~/raysde/evaluation"
 EXAMPLES = """examples:
   raysde evaluate models:/digits@champion --data ~/raysde/digits --features judge --samples 2048
         compares 2,048 samples with real digits in the features of a classifier, which is trained on the real digits
@@ -130,7 +130,9 @@ def add_network_options(group: Options) -> None:
         help="LPIPS network: alexnet (default: torchvision's weights, downloaded once), or a .pth or .safetensors file",
     )
     group.add_argument(
-        "--cache", default=CACHE, help="cache folder for judges and statistics of real images (default %(default)s)"
+        "--cache",
+        default=EVALUATION,
+        help="cache folder for judges and statistics of real images (default %(default)s)",
     )
 
 

@@ -51,6 +51,7 @@ def run_train(args: argparse.Namespace) -> None:
     done = train_job(recipe, started=STARTED, hold=hold_signal)
     print(f"checkpoint {done.checkpoint}")
     print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
+    print(f"registered checkpoint: {done.choice}")
     source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
     print(f"draw from it:  {suggest_sample_command(source, done.checkpoint, *store)}")
 
@@ -70,6 +71,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
     from raysde.io.progress import say
     from raysde.runs.history import record_history
     from raysde.runs.identity import describe_interruption
+    from raysde.runs.keeping import choose_published
     from raysde.runs.lease import hold_run
     from raysde.runs.local import check_place, train_here
     from raysde.runs.run import check_run, list_remarks, open_run
@@ -95,11 +97,14 @@ def train_without_ray(recipe: "RunConfig") -> None:
     found = storage.find_newest_checkpoint(recipe.storage, recipe.name) if current_world().is_first else None
     if found is not None:
         last = Path(found.path)
+        chosen = choose_published(run, last, say)
         store = [] if recipe.tracking.uri is None else ["--tracking-uri", recipe.tracking.uri]
-        register = shlex.join(["raysde", "register", str(last), "--name", recipe.model_name, *store])
+        register = shlex.join(["raysde", "register", str(chosen.folder), "--name", recipe.model_name, *store])
         print(f"checkpoint {last}")
+        if chosen.folder != last:
+            print(f"checkpoint {chosen.folder}, {chosen.reason}")
         print(f"register it:   {register}")
-        print(f"draw from it:  {suggest_sample_command(str(last), last)}")
+        print(f"draw from it:  {suggest_sample_command(str(chosen.folder), chosen.folder)}")
 
 
 class PrintedMetrics:

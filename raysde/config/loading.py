@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from raysde.config import reference
 from raysde.config.builtin import resolve_builtin, suggest_builtin
+from raysde.config.former import describe_former_keys
 from raysde.config.recipe import RunConfig, flatten
 from raysde.io.documents import read_yaml
 from raysde.io.near import did_you_mean
+from raysde.io.progress import say
 
 __all__ = [
     "RunConfig",
@@ -61,6 +63,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     tree = read_mapping(path, "recipe")
     merge_overrides(tree, overrides)
+    for remark in describe_former_keys(tree):
+        say(remark)
     return parse_recipe(tree)
 
 

@@ -5,14 +5,16 @@ stateless object is the object itself: ``sde: {kind: ve, sigma_max: 20}`` is the
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config.former import rename_former_keys
 from raysde.config.intervals import Interval
+from raysde.config.measuring import Keep, Validation
 from raysde.config.sections import (
     Attributes,
     Data,
@@ -25,14 +27,15 @@ from raysde.config.sections import (
     Seed,
     Tracking,
     Train,
-    Validation,
 )
+from raysde.io.near import did_you_mean
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.spec import ImageConditionField, NetworkField, SDEField
 from raysde.networks import UNetConfig
 from raysde.sampling.method import Method
 from raysde.sde import VP
 from raysde.sde.parameterisation import Preconditioning, Target
+from raysde.training.validation import METRICS
 
 TextField = Annotated[ScratchText | PretrainedText | AutoText | ExternalText, Field(discriminator="kind")]
 
@@ -75,7 +78,16 @@ class RunConfig(Node):
     checkpoint_every: Interval = Field(
         1000, description="steps between checkpoints, or a time such as 10min; 0 for one at the end"
     )
-    keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints kept")
+    keep: Keep = Field(Keep(), description="checkpoints that stay, and their ranking")
+    publish: Literal["best", "last"] | None = Field(
+        None,
+        description="checkpoint that is registered: best (by keep.by) or last; null: best where validation runs",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, given: Any) -> Any:
+        return rename_former_keys(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -119,8 +131,11 @@ class RunConfig(Node):
                 raise ValueError(f"sampling.attributes has no value of {name!r}; give one or more, or remove the name")
         if self.train.text_lr is not None and not self.trains_text:
             raise ValueError("train.text_lr needs a text encoder that is trained: text.kind=scratch or text.trainable")
-        if self.validation.patience and self.validation.rows == 0:
-            raise ValueError("validation.patience needs held-out rows: set validation.rows")
+        if self.validation.rows == 0 and not self.ranks_by_quality:
+            for key, given in {"validation.patience": self.validation.patience, **self._wants_best}.items():
+                if given:
+                    raise ValueError(f"{key} needs held-out rows: set validation.rows")
+        self._check_ranking()
         if self.latent is not None:
             self._check_latent()
         if not isinstance(self.sde, ExternalSDE):  # the user's own code is not imported to read a recipe
@@ -135,6 +150,36 @@ class RunConfig(Node):
             raise ValueError("sampling.guidance needs training with and without conditions: set a train."
                              "condition_dropout between 0 and 1")  # fmt: skip
         return self
+
+    @property
+    def _wants_best(self) -> dict[str, bool]:
+        """The keys that rank checkpoints, and True for those that are set."""
+        return {"keep.best": bool(self.keep.best), "publish=best": self.publish == "best"}
+
+    @property
+    def ranks_all(self) -> bool:
+        """True if every checkpoint of the schedule is measured at its step, so that it is ranked."""
+        return any(self._wants_best.values())
+
+    @property
+    def ranks_by_quality(self) -> bool:
+        """True if checkpoints are ranked by a metric of drawn images."""
+        return self.keep.by in self.validation.quality_names
+
+    def _check_ranking(self) -> None:
+        """Check that the run reports the metric of ``keep.by``, and that a best checkpoint to register is kept."""
+        known = (*METRICS, *self.validation.quality_names)
+        if self.keep.by not in known:
+            raise ValueError(
+                f"keep.by={self.keep.by} is no metric of this run{did_you_mean(self.keep.by, known)}; it reports "
+                f"{', '.join(name for name in known if '_snr_' not in name)}, and the losses per bin of log-SNR"
+            )
+        if self.keep.mode is None:
+            raise ValueError(
+                f"keep.by={self.keep.by}: it is not known if lower or higher is better; set keep.mode to min or max"
+            )
+        if self.publish == "best" and self.keep.best == 0:
+            raise ValueError("publish=best needs a best checkpoint: set keep.best=1 or more, or leave it out")
 
     def _check_latent(self) -> None:
         """Check that no key changes pixels, since latents are precomputed from whole images."""
@@ -171,6 +216,8 @@ class RunConfig(Node):
         node: Any = self
         for parent in parents:
             node = getattr(node, parent, None)
+        if isinstance(node, Keep):
+            return getattr(Keep(), name, None)  # it completes its own defaults
         field = type(node).model_fields.get(name) if isinstance(node, Node) else None
         if field is None or field.is_required():
             return None

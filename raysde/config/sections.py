@@ -26,6 +26,7 @@ from raysde.io.own_code import External
 from raysde.models.method_fields import make_key
 from raysde.models.sampling_defaults import Scale
 from raysde.sampling.method import SETTINGS, Settings
+from raysde.training.bad_steps import BadStepRule, OnBadStep
 from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, Weight, Weighting
 from raysde.training.objective import Precision
@@ -284,6 +285,13 @@ class Train(Node):
         None, description="sampling of training times; null: lognormal for the EDM SDE and uniform for the others"
     )
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
+    on_bad_step: OnBadStep = Field(
+        "stop",
+        description="stop: a loss or gradient that is not finite ends the run; skip: leave out the update of a bad "
+        "step (a loss or gradient that is not finite, or a spike of the loss); rollback: return to the last checkpoint "
+        "and pass over the batches since then",
+    )
+    bad_steps: BadStepRule = Field(BadStepRule(), description="bad steps of on_bad_step=skip and rollback")
     ema: EmaSection = Field(EmaSection(), description="moving average of the weights, which samples are drawn from")
 
     @model_validator(mode="after")
@@ -291,18 +299,6 @@ class Train(Node):
         if isinstance(self.optimizer, ExternalOptimizer) and self.betas != type(self).model_fields["betas"].default:
             raise ValueError("betas are AdamW's; give those of another optimizer in optimizer.kwargs")
         return self
-
-
-class Validation(Node):
-    """Loss on held-out rows."""
-
-    rows: Count | None = Field(
-        None,
-        description="validation rows, from the data set's validation split, or held out of training at random if it "
-        "has none; null: up to 2048 of the split; 0 for no validation",
-    )
-    every: Count = Field(500, description="steps between validations")
-    patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
 
 
 class Grids(Node):

@@ -57,15 +57,20 @@ class World:
 
     def share_text(self, text: str) -> str:
         """Return the first rank's text on all ranks; the texts of other ranks are ignored."""
+        return self.share_bytes(text.encode()).decode()
+
+    def share_bytes(self, content: bytes) -> bytes:
+        """Return the first rank's bytes on all ranks; those of other ranks are ignored."""
         if self.size == 1:
-            return text
-        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device)
+            return content
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        data = data.to(self.device)
         count = torch.tensor([len(data)], device=self.device)
         dist.broadcast(count, src=0, group=self.group)
         if not self.is_first:
             data = torch.empty(int(count), dtype=torch.uint8, device=self.device)
         dist.broadcast(data, src=0, group=self.group)
-        return data.cpu().numpy().tobytes().decode()
+        return data.cpu().numpy().tobytes()
 
     def barrier(self) -> None:
         if self.size > 1:

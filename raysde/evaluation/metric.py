@@ -13,6 +13,8 @@ from raysde.io.invalid import first_mistake
 Better = Literal["lower", "higher"]
 METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)
 """Metric names that MLflow accepts in tags; slashes separate the parts of a name."""
+VALIDATION = re.compile(r"val/(loss|denoising)(_snr_-?\d+_to_-?\d+)?")
+"""Losses on held-out rows, of which lower is better."""
 PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
 DISTANCES = ("fid", "kid", "fd_dinov2", "cmmd", "memorised")
 LOWER = (*DISTANCES, "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
@@ -119,6 +121,17 @@ class Margin:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
+def known_direction(metric: str) -> Better | None:
+    """Return the better direction of a metric by its name, None if the name is not known.
+
+    In training, ``val/`` precedes the names; the losses of validation may be of one bin of log-SNR.
+    """
+    name = metric.removeprefix("val/")
+    if name in LOWER or VALIDATION.fullmatch(metric):
+        return "lower"
+    return "higher" if name in HIGHER else None
+
+
 def choose_direction(metric: str, given: Better | None = None) -> Better:
     """Return "lower" or "higher", the better direction of a metric.
 
@@ -128,7 +141,7 @@ def choose_direction(metric: str, given: Better | None = None) -> Better:
     Raises:
         ValueError: if neither the name nor the user says, or they contradict each other.
     """
-    known: Better | None = "lower" if metric in LOWER else "higher" if metric in HIGHER else None
+    known = known_direction(metric)
     if known is None and given is None:
         raise ValueError(f"{metric}: it is not known if lower or higher is better; give --better")
     if known and given and known != given:

@@ -34,6 +34,8 @@ def describe_version(
     """
     recipe, data = found.recipe, found.data
     lines = [f"A score-based model ({found.spec.sde.kind}, {found.spec.target}) after {found.step} steps.", ""]
+    if found.bad.count:
+        lines += [f"{found.bad.summary()}.", ""]
     if run_id is not None and picture is not None:
         lines += [f"![samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})", ""]
     lines += ["Draw from it:", "", f"    {sample_command(name, version, found)}", ""]

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from raysde import interop
 from raysde.checkpoints import checkpoint
+from raysde.checkpoints.names import find_checkpoint, split_name
 from raysde.evaluation.report import Subject
 from raysde.inference.model import Model
 from raysde.io.near import did_you_mean
@@ -112,8 +113,9 @@ def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
     """Return the checkpoint folder that ``source`` names, downloaded if needed.
 
     Args:
-        source: a checkpoint folder, a run's folder (its newest checkpoint), models:/NAME@ALIAS, models:/NAME/VERSION, a
-            run id, or the folder of a diffusers pipeline.
+        source: a checkpoint folder, a run's folder (its newest checkpoint), RUN@best, RUN@last or RUN@STEP for a
+            checkpoint in a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, or the folder of a
+            diffusers pipeline.
         tracking_uri: URI of the MLflow store; :func:`raysde.tracking.default_uri` if None.
 
     Raises:
@@ -127,8 +129,10 @@ def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
         with report_server_errors(uri):
             place = find_logged_model(client, match["run"]) if match else str(find_version(client, source).source)
             return _download(place, client.tracking_uri)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    folder, name = split_name(source)
+    if name is not None and folder.is_dir():
+        return find_checkpoint(folder, name, say)
+    if name is not None or not folder.is_dir():
         hint = interop.download_hint(source)
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or interop.is_pipeline(folder):

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from raysde.checkpoints import checkpoint
+from raysde.checkpoints.retention import checkpoint_metrics
 from raysde.config.names import check_alias, check_name
 from raysde.evaluation.report import Subject
 from raysde.io.errors import name_place_of_write
@@ -28,20 +29,32 @@ from raysde.registry.models import (
     resolve_checkpoint,
 )
 from raysde.tracking import default_artifact_root, find_or_create_experiment, wait_for_transfer
+from raysde.training.ranking import Ranking
 
 NAME_TAG = "raysde.name"
 """Tag of a logged model: name of the registered model that it was logged for."""
+BY, VALUE, CHOICE = "raysde.metric", "raysde.metric.value", "raysde.choice"
+"""Tags of a version: name and value of the metric that ranks its run's checkpoints, and its choice: best or last."""
 OWN_TAGS = (WEIGHTS, GENERATION, NAME_TAG)
 """Tags that distinguish the logged models of a run."""
 
 
-def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
+def publish_checkpoint(
+    client: MlflowClient,
+    folder: Path,
+    *,
+    run_id: str | None,
+    name: str,
+    alias: str | None,
+    chosen: str | None = None,
+) -> str:
     """Log a checkpoint's averaged model, register it as a new version of ``name``, and move ``alias``.
 
     Weights that are already registered under that name, from that run, are not registered twice.
 
     Args:
         run_id: MLflow run of the checkpoint; None if it is not known.
+        chosen: ``best`` or ``last`` of its run, stored as a tag; None if the user chose the checkpoint.
 
     Returns:
         The version's number.
@@ -64,9 +77,21 @@ def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None
         )
         version = str(created.version)
     _write_version_description(client, name, version, description, run_id)
+    _tag_ranking(client, name, version, description, chosen)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version
+
+
+def _tag_ranking(
+    client: MlflowClient, name: str, version: str, description: checkpoint.Description, chosen: str | None
+) -> None:
+    """Store as tags of a version the metric that ranks the checkpoints of its run, and the choice among them."""
+    ranking = Ranking.of(description.recipe)
+    value = checkpoint_metrics(description).get(ranking.by)
+    tags = {} if value is None else {BY: ranking.by, VALUE: repr(value)}
+    for key, told in (tags if chosen is None else {**tags, CHOICE: chosen}).items():
+        client.set_model_version_tag(name, version, key, told)
 
 
 def _log_model(

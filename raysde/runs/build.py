@@ -25,6 +25,7 @@ from raysde.training.loop import Schedule
 from raysde.training.losses import Criterion
 from raysde.training.objective import DTYPES, Objective
 from raysde.training.posthoc_ema import PowerEma
+from raysde.training.ranking import Ranking
 from raysde.training.state import TrainState
 from raysde.training.time_sampling import default_time_sampling
 from raysde.training.validation import validation_loss
@@ -147,6 +148,12 @@ def make_schedule(run: Run) -> Schedule:
         save_seconds=seconds_of(config.checkpoint_every),
         snapshot_every=config.train.ema.snapshots_every,
         patience=config.validation.patience,
+        on_bad_step=config.train.on_bad_step,
+        bad_steps=config.train.bad_steps,
+        ranking=Ranking.of(config.flat()),
+        ranks_all=config.ranks_all,
+        quality_every=config.validation.quality_every,
+        ranks_by_quality=config.ranks_by_quality,
     )
 
 

@@ -39,12 +39,13 @@ class History:
     Args:
         folder: folder of the run.
         start: step that the run resumes from. The first entry deletes what an earlier process wrote about later steps,
-            because those steps are trained again.
+            because those steps are trained again. So does an entry about an earlier step than the last one, after a
+            return to a checkpoint.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        self.file, self.pictures, self.start = folder / METRICS, folder / PICTURES, start
-        self.is_open = False
+        self.file, self.pictures = folder / METRICS, folder / PICTURES
+        self.start, self.last, self.is_open = start, start, False
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line with the metrics of a step; a value that is not finite becomes null.
@@ -52,7 +53,7 @@ class History:
         Raises:
             OSError: naming the file, if it cannot be written.
         """
-        self._open()
+        self._open(step)
         told = {key: value if math.isfinite(value) else None for key, value in values.items()}
         with name_place_of_write("metrics", self.file), self.file.open("a") as out:
             out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
@@ -63,21 +64,26 @@ class History:
         Raises:
             OSError: naming the file, if it cannot be written.
         """
-        self._open()
+        self._open(step)
         with write_atomically(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
             image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
 
-    def _open(self) -> None:
-        """Delete what an earlier process wrote about steps after the start."""
-        if self.is_open:
-            return
-        self.is_open = True
-        kept = [line for line in read_metrics(self.file) if line["step"] <= self.start]
+    def _open(self, step: int) -> None:
+        """Prepare for an entry about a step: delete entries about steps that are trained again."""
+        if not self.is_open:
+            self._forget_after(self.start)
+        elif step < self.last:
+            self._forget_after(step - 1)
+        self.is_open, self.last = True, step
+
+    def _forget_after(self, last: int) -> None:
+        """Delete the entries and pictures of steps after ``last``."""
+        kept = [line for line in read_metrics(self.file) if line["step"] <= last]
         with write_atomically(self.file, "metrics") as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         for path in self.pictures.glob("*-*.png"):
             step = path.stem.rpartition("-")[2]
-            if step.isdigit() and int(step) > self.start:
+            if step.isdigit() and int(step) > last:
                 path.unlink()
 
 

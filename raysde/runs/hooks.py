@@ -49,6 +49,8 @@ class RunHooks:
         keep: saves a checkpoint, such as :meth:`raysde.runs.saving.Saver.save`.
         stop: returns True to end the run.
         keep_averages: stores the averages for post-hoc EMA; None to write them at once.
+        load: loads the checkpoint that a bad step returns to, such as :meth:`raysde.runs.saving.Saver.restore`; None
+            for a run that does not return.
         check: raises :class:`raysde.io.errors.TakenOver` if the run is no longer this process's, see
             :mod:`raysde.runs.lease`; called before anything is written.
     """
@@ -59,6 +61,7 @@ class RunHooks:
     stop: Callable[[], bool] = lambda: False
     keep_averages: Callable[[TrainState], None] | None = None
     check: Callable[[], None] = lambda: None
+    load: Callable[[TrainState], None] | None = None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Pass metrics of training step ``step`` to the sink, if there is one."""
@@ -76,6 +79,11 @@ class RunHooks:
             self.keep_averages(state)
         else:
             ema_snapshots.write_snapshot(child_path(self.run.config.storage, self.run.config.name), state)
+
+    def restore(self, state: TrainState) -> None:
+        self.check()
+        assert self.load is not None, "a run with train.on_bad_step=rollback has a saver"
+        self.load(state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is None and not has_shards(state.model):

@@ -1,13 +1,13 @@
 """Training without Ray, in this process or in every process of torchrun."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 
 from raysde.checkpoints import storage
-from raysde.data.batches.microbatch import read_batches
+from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import current_world
@@ -15,10 +15,12 @@ from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink
 from raysde.runs.lease import Lease
+from raysde.runs.quality import make_quality
 from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
 from raysde.training.loop import fit
+from raysde.training.recovery import extend_batches
 from raysde.training.state import TrainState
 
 
@@ -35,6 +37,7 @@ def train_here(
 
     Raises:
         ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
+        FloatingPointError: as :func:`raysde.training.loop.fit`.
         TakenOver: if another command took the run over.
     """
     check_place(run)
@@ -44,13 +47,18 @@ def train_here(
     state = new_state(run, world.device)
     run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
-    reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
-    batches = prefetch_to_device(
-        read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
-    )
+    reader, feed = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields), run.feed
+
+    def read(first: int, stop: int) -> Iterator[list[Microbatch]]:
+        return prefetch_to_device(read_batches(feed, reader, first, stop, world.rank, world.size), world.device)
+
+    stop = run.steps + state.bad.passed
+    batches = extend_batches(read(state.position, stop), stop, state, run.steps, read)
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    quality = make_quality(run, state.model, world)
     with Saver(run, state, world, confirm=confirm) as saver:
-        hooks = RunHooks(run, sink if world.is_first else None, saver.save, should_stop, saver.snapshot, check)
+        kept = sink if world.is_first else None
+        hooks = RunHooks(run, kept, saver.save, should_stop, saver.snapshot, check, saver.restore)
         fit(
             state,
             batches,
@@ -59,6 +67,7 @@ def train_here(
             hooks,
             world,
             validate=make_validator(run, world),
+            quality=quality,
             compile=run.config.train.compile,
         )
     return state

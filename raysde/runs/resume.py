@@ -73,17 +73,59 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
     description = found.description
     assert description is not None, "a checkpoint without a description is not chosen"
     run = follow_order(continue_run(run, description), description.data)
-    names, sharded = checkpoint.files_to_load(state, description, found.path), has_shards(state.model)
-    try:
-        with open_verified(run.config.storage, found, names, world, sharded) as files:
-            checkpoint.load_state(state, files)
-    except OSError as error:
-        raise RuntimeError(f"storage {run.config.storage} cannot be read: {error_line(error)}") from error
+    load_checkpoint(run.config.storage, state, found, world)
     if state.stopped and not is_run_over(run, description):
         state.stopped = False
         if _is_longer(run, description):
             state.stale = 0  # otherwise the next validation would stop the longer run
     return run
+
+
+def load_checkpoint(place: str, state: TrainState, found: Kept, world: World) -> None:
+    """Load a checkpoint into a state, verified; every rank calls this.
+
+    Args:
+        place: storage of the run.
+
+    Raises:
+        DamagedCheckpointError: on every rank, if a file differs from its hash.
+        ValueError: as :func:`raysde.checkpoints.checkpoint.load_state`.
+        RuntimeError: if the storage cannot be read.
+    """
+    assert found.description is not None, "a checkpoint without a description is not chosen"
+    names, sharded = checkpoint.files_to_load(state, found.description, found.path), has_shards(state.model)
+    try:
+        with open_verified(place, found, names, world, sharded) as files:
+            checkpoint.load_state(state, files)
+    except OSError as error:
+        raise RuntimeError(f"storage {place} cannot be read: {error_line(error)}") from error
+
+
+def return_to_base(run: Run, state: TrainState, world: World, speak: Callable[[str], None]) -> None:
+    """Load the checkpoint that a bad step returns to, see :class:`raysde.training.bad_steps.BadSteps`.
+
+    Every rank must call it.
+
+    Args:
+        state: the state of the run, of any step.
+        speak: called with a message for each checkpoint that is damaged, instead of which an older one is loaded.
+
+    Raises:
+        ValueError: if no checkpoint up to that step is whole.
+        RuntimeError: if the storage cannot be read.
+    """
+    place, name, base = run.config.storage, run.config.name, state.bad.base
+    damaged: dict[str, str] = {}
+    while found := storage.find_newest_checkpoint(place, name, speak, damaged, base):
+        try:
+            state.optimizer.state.clear()  # a checkpoint of step 0 has no moments to replace these
+            return load_checkpoint(place, state, found, world)
+        except DamagedCheckpointError as error:
+            damaged[error.name] = error.fault
+    raise ValueError(
+        f"run {name!r} has no checkpoint up to step {base} in {place}, which train.on_bad_step=rollback needs; "
+        "restore it from a copy, or set train.on_bad_step=skip"
+    )
 
 
 def follow_order(run: Run, data: Mapping[str, Any]) -> Run:

@@ -34,7 +34,9 @@ from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
 from raysde.runs.attributes import find_attributes
 from raysde.runs.data_record import open_data, open_selection
+from raysde.runs.keeping import check_ranked
 from raysde.runs.order import make_feed
+from raysde.runs.quality import check_quality
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -54,15 +56,22 @@ MAY_CHANGE = (
     "train.length.",
     "train.microbatch",
     "train.compile",
+    "train.on_bad_step",
+    "train.bad_steps.",
     "train.ema.snapshots_every",
     "validation.every",
     "validation.patience",
+    "validation.metrics",
     "sampling.",
     "resources.",
     "tracking.",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep.newest",
+    "keep.best",
+    "keep.every",
+    "publish",
 )
 """Prefixes of keys that may change when a run resumes; all other keys determine its numbers."""
 
@@ -132,6 +141,8 @@ def open_run(config: RunConfig) -> Run:
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed, selection)
     if not rows.count:
         raise ValueError(f"data.filter selects none of the training rows of {manifest.path}, only validation rows")
+    check_ranked(config, len(held_out))
+    check_quality(config, manifest)
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(

@@ -1,5 +1,6 @@
 """Checkpoints and averages of a run, written beside training."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -15,6 +16,8 @@ from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
 from raysde.io.filesystems import child_path
 from raysde.runs.hooks import describe_run
+from raysde.runs.keeping import make_retention
+from raysde.runs.resume import return_to_base
 from raysde.runs.run import Run
 from raysde.training.state import TrainState
 
@@ -84,6 +87,22 @@ class Saver:
         self._tell()
         self.world.barrier()  # a rank that goes on finds the last checkpoint
 
+    def restore(self, state: TrainState) -> None:
+        """Load the checkpoint that a bad step returns to, once it is written; every rank must call it.
+
+        Checkpoints after it are deleted: they are of steps that the run takes again, with other batches.
+
+        Raises:
+            Exception: the error of the last checkpoint.
+            ValueError: as :func:`raysde.runs.resume.return_to_base`.
+        """
+        self.finish()
+        return_to_base(self.run, state, self.world, warnings.warn if self.world.is_first else lambda message: None)
+        with fail_together(self.world):  # also: no rank goes on before all have loaded
+            if self.world.is_first:
+                self.confirm()
+                storage.delete_later_checkpoints(self.folder, state.step)
+
     def _tell(self) -> None:
         step, self.saved = self.saved, None
         if step is not None and self.written is not None:
@@ -95,7 +114,8 @@ class Saver:
         target = child_path(self.folder, checkpoint_name(staged.step))
         write_staged(target, staged, describe_run(self.run), self.beside, self.confirm)
         if self.world.is_first:
-            storage.prune_checkpoints(self.folder, self.run.config.keep_checkpoints, staged.step)
+            base = staged.values["bad_steps"]["base"]
+            storage.prune_checkpoints(self.folder, make_retention(self.run), staged.step, base)
 
     def _write_snapshot(self, staged: StagedSnapshot) -> None:
         with fail_together(self.beside):  # no rank writes a checkpoint if the averages before it are lost

@@ -1,10 +1,8 @@
 """The training loop, run bare, under torchrun and under Ray Train; ``Hooks`` is its only interface to the outside."""
 
-import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,13 +13,15 @@ from raysde.data.batches.microbatch import Microbatch
 from raysde.distributed.agreement import Agreement
 from raysde.distributed.fsdp import exchange_gradients, has_shards
 from raysde.distributed.world import World, wrap_module
-from raysde.models.score import ScoreModel
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
+from raysde.training.bad_steps import BadStepRule, OnBadStep
+from raysde.training.clock import Clock
+from raysde.training.measuring import Validate, rank_checkpoint, validate_average
 from raysde.training.objective import Objective, microbatch_loss
+from raysde.training.ranking import BY_LOSS, Ranking
+from raysde.training.recovery import leave_out, prepare_recovery, update_unless_bad
 from raysde.training.state import TrainState
-
-Validate = Callable[[ScoreModel], dict[str, float]]
 
 
 class Hooks(Protocol):
@@ -38,6 +38,12 @@ class Hooks(Protocol):
 
     def sample(self, state: TrainState) -> None:
         """Draw a sample grid with the averaged weights in the model; called on rank 0, or on all if it is sharded."""
+
+    def restore(self, state: TrainState) -> None:
+        """Load the checkpoint of step ``state.bad.base``, or the newest whole one before it, into the state.
+
+        Called on every rank, at the same step, and only if a schedule's ``on_bad_step`` is ``rollback``.
+        """
 
     def should_stop(self) -> bool:
         """Return True to end the run early with a checkpoint to resume from; True on one rank stops all ranks.
@@ -59,7 +65,15 @@ class Schedule:
         log_every, validate_every, sample_every, save_every: intervals of the actions.
         save_seconds: interval of checkpoints in seconds, by the clock of rank 0.
         snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
-        patience: number of validations without improvement after which the run stops, 0 for never.
+        patience: number of measurements of the ranking's metric without improvement that stop the run, 0 for never.
+        ranking: metric that ranks checkpoints and counts for ``patience``.
+        quality_every: interval of the metrics of drawn images, each with a sample grid.
+        ranks_by_quality: True if the ranking's metric is one of drawn images.
+        ranks_all: True to measure each checkpoint of the schedule that is not measured at its step anyway.
+        on_bad_step: ``stop`` ends the run at a loss or gradient that is not finite. ``skip`` leaves out the update of a
+            bad step. ``rollback`` returns to the last checkpoint, and passes over the batches since then. Both need the
+            loss of each step on the host, so that the host waits for the device.
+        bad_steps: definition of a bad step for ``skip`` and ``rollback``, and the number of them.
     """
 
     steps: int
@@ -74,6 +88,12 @@ class Schedule:
     save_seconds: float = 0.0
     snapshot_every: int = 0
     patience: int = 0
+    ranking: Ranking = BY_LOSS
+    ranks_all: bool = False
+    quality_every: int = 0
+    ranks_by_quality: bool = False
+    on_bad_step: OnBadStep = "stop"
+    bad_steps: BadStepRule = field(default_factory=BadStepRule)
 
 
 def train_step(
@@ -83,11 +103,15 @@ def train_step(
     objective: Objective,
     schedule: Schedule,
     world: World,
-) -> None:
+) -> str:
     """Take one optimizer step on this rank's microbatches of a global batch.
 
     Losses are divided by the mean number of microbatches per rank, because gradients are averaged over ranks. The
     update is therefore that of the global batch even if ranks have unequal shares.
+
+    Returns:
+        The fault of a bad step, whose update is left out, equal on all ranks; an empty string for a good step, and
+        always if ``schedule.on_bad_step`` is ``stop``.
 
     Raises:
         ValueError: as :func:`raysde.training.objective.microbatch_loss`.
@@ -101,10 +125,13 @@ def train_step(
         total += loss.detach()
         state.note_rows(batch.rows)
     lr = optimizers.learning_rate(
-        schedule.lr, state.updates, schedule.warmup, schedule.decay, state.step / schedule.steps
+        schedule.lr,
+        state.updates + state.bad.skipped,
+        schedule.warmup,
+        schedule.decay,
+        state.step / schedule.steps,
     )
-    parameters = list(state.trained.values())
-    norm, stepped = optimizers.update_parameters(state.optimizer, state.scaler, parameters, schedule.clip, lr)
+    norm, stepped, fault = update_unless_bad(state, total, lr, schedule, world)
     state.step += 1
     state.num_images += objective.batch
     if stepped:
@@ -112,7 +139,9 @@ def train_step(
         state.ema.update(objective.batch, state.num_images)
     for profile in state.profiles:  # profiles are over images seen, so a step without an update counts
         profile.update(objective.batch, state.num_images)
-    state.pending.append((total, norm, lr))
+    if not fault:
+        state.pending.append((total, norm, lr))
+    return fault
 
 
 def flush_losses(state: TrainState, world: World) -> list[tuple[float, float, float]]:
@@ -125,6 +154,8 @@ def flush_losses(state: TrainState, world: World) -> list[tuple[float, float, fl
         FloatingPointError: on every rank, naming the first step whose loss is not finite, or whose gradient is not
             finite without a gradient scaler that would have skipped the step.
     """
+    if not state.pending:  # all steps since the last log were bad
+        return []
     losses = torch.stack(
         [torch.as_tensor(loss, dtype=torch.float64, device=world.device) for loss, _, _ in state.pending]
     )
@@ -173,73 +204,47 @@ def fit(
     world: World,
     *,
     validate: Validate | None = None,
+    quality: Validate | None = None,
     compile: bool = False,
 ) -> None:
     """Train ``state`` from its step to ``schedule.steps``, or until a hook asks to stop.
 
     Args:
-        batches: this rank's microbatches, one list per step, from ``state.step`` on.
+        batches: this rank's microbatches, one list per step, from plan position ``state.position`` on.
         validate: returns validation metrics of a model, equal on all ranks.
+        quality: returns metrics of images that a model draws, equal on all ranks.
         compile: True to compile the network's blocks in place.
 
     Raises:
-        ValueError: if the batches do not begin at ``state.step`` or skip a step.
-        FloatingPointError: if a loss is not finite.
+        ValueError: if the batches do not begin at ``state.position`` or skip a step, or a bad step finds no whole
+            checkpoint to return to.
+        FloatingPointError: if a loss is not finite and ``schedule.on_bad_step`` is ``stop``, or there are more bad
+            steps than ``schedule.bad_steps`` allows.
     """
     state.model.train()
     if compile:
         compile_blocks(state.model.network)
     forward = state.model if has_shards(state.model) else wrap_module(state.model, world)
     clock, agreement, primed = Clock(state), Agreement(world), False
+    prepare_recovery(state, schedule, hooks)
     leaving = False
     while state.step < schedule.steps and not (state.stopped or leaving):
         with clock.waiting():
             step_batches = next(batches, None)
-        if step_batches is None or any(batch.step != state.step for batch in step_batches):
+        position = state.position
+        if step_batches is None or any(batch.step != position for batch in step_batches):
             found = "no more data" if step_batches is None else f"data of step {step_batches[0].step}"
-            raise ValueError(f"the data stream does not follow the plan: step {state.step} expected, {found} received")
+            raise ValueError(f"the data stream does not follow the plan: step {position} expected, {found} received")
         if not primed:
             warm_up(state, forward, step_batches[0], objective, world.device)
             primed = True
             clock.reset()  # the first batch counts as start-up time, which is measured separately
-        train_step(state, forward, step_batches, objective, schedule, world)
-        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement)
+        fault = train_step(state, forward, step_batches, objective, schedule, world)
+        if fault and leave_out(state, position, fault, schedule, hooks, world):
+            clock.reset()  # images were counted back
+            continue
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement, quality)
     agreement.finish()
-
-
-class Clock:
-    """A clock of images per second without validation, sampling and checkpoints, and of seconds waiting for data."""
-
-    def __init__(self, state: TrainState) -> None:
-        self.state = state
-        self.saved = time.monotonic()
-        self.reset()
-
-    def is_time(self, schedule: Schedule) -> bool:
-        """Return True if the last checkpoint by time, or the start, is as long ago as the schedule asks for."""
-        return 0.0 < schedule.save_seconds <= time.monotonic() - self.saved
-
-    def reset(self) -> None:
-        self.since, self.images = time.perf_counter(), self.state.num_images
-        self.paused, self.waited = 0.0, 0.0
-
-    def elapsed(self) -> float:
-        return max(time.perf_counter() - self.since - self.paused, 1e-9)
-
-    def rate(self) -> float:
-        return (self.state.num_images - self.images) / self.elapsed()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.paused += time.perf_counter() - start
 
 
 def run_due_actions(
@@ -250,6 +255,7 @@ def run_due_actions(
     validate: Validate | None,
     clock: Clock,
     agreement: Agreement,
+    quality: Validate | None = None,
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
 
@@ -262,17 +268,30 @@ def run_due_actions(
         log_pending_losses(state, hooks, world, clock)
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
-            validate_average(state, schedule.patience, hooks, world, validate)
-        if draws and is_due(step, schedule.sample_every, last):
+            validate_average(state, schedule.patience, hooks, world, validate, schedule.ranking)
+        measures = quality is not None and is_due(step, schedule.quality_every, last)
+        if quality is not None and measures:
+            validate_average(state, schedule.patience, hooks, world, quality, schedule.ranking)
+        if draws and (measures or is_due(step, schedule.sample_every, last)):
             with state.ema.swap_weights():
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
         leaving = agreement.any(hooks.should_stop())
-        is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule))
+        is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule.save_seconds))
+        if schedule.on_bad_step == "rollback" and (is_time or is_due(step, schedule.save_every)):
+            state.bad.base = step  # a checkpoint written on leaving is no base: without the leaving there were none
+        ranks = quality if schedule.ranks_by_quality else validate
+        if schedule.ranks_all and ranks is not None and (is_time or is_checkpoint(state, schedule)):
+            rank_checkpoint(state, schedule.ranking, hooks, world, ranks)
         keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
         if is_time:
-            clock.saved = time.monotonic()
+            clock.note_saved()
     return leaving
+
+
+def is_checkpoint(state: TrainState, schedule: Schedule) -> bool:
+    """Return True if the schedule has a checkpoint at the state's step, or the run ends there."""
+    return is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
 
 
 def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, now: bool = False) -> None:
@@ -281,7 +300,7 @@ def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: 
     Args:
         now: True to write both although this step is not one of ``schedule``.
     """
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or now
+    save = is_checkpoint(state, schedule) or now
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)
@@ -301,9 +320,10 @@ def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clo
     state.pending = []
     if world.is_first:
         metrics = {
-            "train/loss": sum(loss for loss, _, _ in done) / len(done),
+            **({"train/loss": sum(loss for loss, _, _ in done) / len(done)} if done else {}),
             **grad_norm([norm for _, norm, _ in done]),
-            **optimizers.rate_metrics(state.optimizer, done[-1][2]),
+            **(optimizers.rate_metrics(state.optimizer, done[-1][2]) if done else {}),
+            **state.bad.metrics(),
             "train/images_per_second": clock.rate(),
             "train/images": float(state.num_images),
             "train/data_wait": clock.waited / clock.elapsed(),
@@ -319,24 +339,3 @@ def grad_norm(norms: list[float]) -> dict[str, float]:
     """
     taken = [norm for norm in norms if math.isfinite(norm)]
     return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
-
-
-def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
-    """Return the validation metrics of the averaged weights."""
-    state.model.eval()
-    with state.ema.swap_weights(), torch.no_grad():
-        metrics = validate(state.model)
-    state.model.train()
-    return metrics
-
-
-def validate_average(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
-    """Validate the averaged weights on held-out rows, log the metrics, and stop the run once patience is exhausted."""
-    metrics = measure_average(state, validate)
-    if world.is_first:
-        hooks.log(state.step, metrics)
-    if metrics["val/loss"] < state.best:
-        state.best, state.stale = metrics["val/loss"], 0
-    else:
-        state.stale += 1
-    state.stopped = state.stopped or world.any(patience > 0 and state.stale >= patience)

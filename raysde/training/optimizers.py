@@ -81,7 +81,8 @@ def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, p
     """Return the learning rate of update ``updates`` (from 0): linear warm-up to ``base`` over ``warmup`` updates, then
     decay.
 
-    ``updates`` counts updates that were made, so a step that the gradient scaler skipped does not advance it.
+    ``updates`` counts updates that were made or skipped as bad steps. A step that the gradient scaler skipped does not
+    advance it.
     ``progress`` in [0, 1] is the finished fraction of the run; "cosine" falls to zero at its end.
     """
     rate = base * min(1.0, (updates + 1) / warmup) if warmup > 0 else base
@@ -102,6 +103,7 @@ def update_parameters(
     parameters: list[nn.Parameter],
     clip: float,
     lr: float,
+    accept: Callable[[Tensor], bool] = lambda norm: True,
 ) -> tuple[Tensor, bool]:
     """Unscale and clip the gradients, take an optimizer step, and clear the gradients.
 
@@ -109,13 +111,19 @@ def update_parameters(
         parameters: all trainable parameters; their gradients are clipped together, whatever their learning rates.
         clip: maximum gradient norm, 0 for no clipping.
         lr: learning rate of this update; a parameter group's ``ratio`` multiplies it.
+        accept: called with the gradient norm before clipping; False leaves the update out. A gradient scaler that is
+            enabled needs True, because it judges gradients itself.
 
     Returns:
         The gradient norm before clipping, a scalar tensor, and True if the optimizer stepped, False if fp16 gradients
-        overflowed.
+        overflowed or the norm was not accepted.
     """
     scaler.unscale_(optimizer)
     norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))
+    if not accept(norm):
+        assert not scaler.is_enabled()
+        optimizer.zero_grad(set_to_none=True)
+        return norm, False
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("ratio", 1.0)
     before = scaler.get_scale() if scaler.is_enabled() else 1.0

@@ -1,6 +1,8 @@
 """The complete training state, and its two serialised forms: tensors and plain values."""
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raysde.models.score import ScoreModel
+from raysde.training.bad_steps import BadSteps
 from raysde.training.ema import Ema
 from raysde.training.muon import Muon
 from raysde.training.posthoc_ema import PowerEma
@@ -24,14 +27,17 @@ class TrainState:
 
     Attributes:
         model, ema: the network that is trained, and the moving average of its weights.
-        step: number of global batches seen, which is the data cursor.
+        step: number of global batches seen, without those that were passed over.
         num_images: number of images seen.
-        updates: number of optimizer updates, without steps that the gradient scaler skipped.
+        updates: number of optimizer updates, without bad steps and steps that the gradient scaler skipped.
         rows_digest: hash over this rank's row numbers in training order.
         pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
-        best, stale: lowest validation loss, and number of validations since then, for early stopping.
+        best, stale: lowest cost, see :class:`raysde.training.ranking.Ranking`, and number of measurements since then,
+            for early stopping.
         stopped: True if the run ended early.
         profiles: averages for post-hoc EMA.
+        bad: record of the bad steps.
+        measured: step of the last measurement of the averaged weights, and its metrics.
     """
 
     model: ScoreModel
@@ -47,6 +53,23 @@ class TrainState:
     stale: int = 0
     stopped: bool = False
     profiles: list[PowerEma] = field(default_factory=list)
+    bad: BadSteps = field(default_factory=BadSteps)
+    measured: tuple[int, dict[str, float | None]] = (-1, {})
+
+    @property
+    def position(self) -> int:
+        """Plan position of the next global batch, which is the data cursor."""
+        return self.bad.position(self.step)
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Metrics of the averaged weights at this step; empty if they were not measured here."""
+        return self.measured[1] if self.measured[0] == self.step else {}
+
+    def note_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record metrics of the averaged weights at this step, which its checkpoint stores; JSON has no infinity."""
+        told = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.measured = (self.step, {**self.metrics, **told})
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -142,6 +165,8 @@ class TrainState:
             "stale": self.stale,
             "stopped": self.stopped,
             "scaler": self.scaler.state_dict(),
+            "bad_steps": self.bad.values(),
+            **({"metrics": self.metrics} if self.metrics else {}),
             # a user-written optimizer may keep counters in its groups
             **({} if type(self.optimizer) in (torch.optim.AdamW, Muon) else {"groups": self.group_numbers()}),
         }
@@ -153,6 +178,8 @@ class TrainState:
         self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]
         self.best = float("inf") if values["best"] is None else values["best"]
         self.stale, self.stopped = values["stale"], values["stopped"]
+        self.bad = BadSteps.from_values(values.get("bad_steps"))
+        self.measured = (self.step, dict(values.get("metrics", {})))
         for group, numbers in zip(self.optimizer.param_groups, values.get("groups", ()), strict=False):
             group.update(numbers)
         if values["scaler"]:

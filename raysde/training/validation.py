@@ -35,6 +35,13 @@ from raysde.training.objective import draw_clean
 EDGES = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)
 """Edges of the log-SNR bins, for pixels in [-1, 1]."""
 BINS = tuple(pairwise(EDGES))
+METRICS = (
+    "val/loss",
+    "val/denoising",
+    "val/denoising_reach",
+    *(f"val/{name}_snr_{low:.0f}_to_{high:.0f}" for name in ("loss", "denoising") for low, high in BINS),
+)
+"""Names of the metrics of :func:`validation_loss`."""
 
 
 def times_at(sde: SDE, log_snr: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raysde.checkpoints import checkpoint, description, storage
+from raysde.checkpoints.retention import Retention
 from raysde.cli import main
 from raysde.config import loading
 from raysde.runs.local import train_here
@@ -301,7 +302,7 @@ def test_only_the_newest_are_kept(tmp_path, keep):
     (tmp_path / "profiles").mkdir()
     (tmp_path / ".step_000000100.partial").mkdir()
     (tmp_path / "notes.txt").touch()
-    storage.prune_checkpoints(tmp_path, keep, max(steps))
+    storage.prune_checkpoints(tmp_path, Retention(keep), max(steps))
     kept = [checkpoint.checkpoint_name(step) for step in sorted(steps)[-keep:]]
     assert {path.name for path in tmp_path.iterdir()} == {*kept, *others}
 

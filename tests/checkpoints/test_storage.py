@@ -7,8 +7,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints.retention import Retention
 from raysde.io.filesystems import open_filesystem
-from tests.support.checkpoints import write_model
+from raysde.training.ranking import Ranking
+from tests.support.checkpoints import description_of, write_model
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -108,7 +110,7 @@ def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
     damage(Path(shutil.copytree(run / checkpoint.checkpoint_name(9), run / checkpoint.checkpoint_name(50))), "size")
     (run / checkpoint.checkpoint_name(60)).mkdir()
     (run / checkpoint.checkpoint_name(60) / "checkpoint.json").write_text("{")
-    storage.prune_checkpoints(f"{remote}/digits" if far else run, keep, 100)
+    storage.prune_checkpoints(f"{remote}/digits" if far else run, Retention(keep), 100)
     assert steps_in(run) == sorted([*left, 50, 60, *([] if far else [101])])
     assert (run / "profiles").is_dir()
 
@@ -119,10 +121,24 @@ def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left,
     """A run that resumed from step 9, since 100 is damaged, and saved at 10 leaves 100 unchanged for repair."""
     damage(run / checkpoint.checkpoint_name(100), harm)
     before = {path: path.read_bytes() for path in (run / checkpoint.checkpoint_name(100)).rglob("*") if path.is_file()}
-    storage.prune_checkpoints(f"{remote}/digits", keep, 10)
+    storage.prune_checkpoints(f"{remote}/digits", Retention(keep), 10)
     assert steps_in(run) == [*left, 100]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert storage.fetch_newest_checkpoint(remote, "digits").name == checkpoint.checkpoint_name(10)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["folder", "uri"])
+def test_the_best_stay_in_a_folder_and_in_an_object_store(run: Path, remote, far):
+    """Step 9 is the best by its checkpoint.json, so it stays beside the newest one; step 10 goes."""
+    for step, value in ((9, 1.0), (10, 3.0), (100, 2.0)):
+        with description_of(run / checkpoint.checkpoint_name(step)) as content:
+            content["state"]["metrics"] = {"val/loss": value}
+    storage.prune_checkpoints(f"{remote}/digits" if far else run, Retention(1, best=1), 100)
+    assert [step for step in steps_in(run) if step != 101] == [9, 100]
+    best = storage.fetch_best_checkpoint(remote if far else str(run.parent), "digits", Ranking())
+    assert best.name == checkpoint.checkpoint_name(9)
+    assert (best == run / best.name) is not far
+    assert storage.fetch_best_checkpoint(str(run.parent), "digits", Ranking("val/fid")) is None
 
 
 def damage(folder: Path, harm: str) -> None:

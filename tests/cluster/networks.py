@@ -34,6 +34,19 @@ class Killed(SmallUNet):
         return super().forward(*inputs)
 
 
+class Spoiled(SmallUNet):
+    """A network whose output is NaN at the training calls with the numbers ``bad``, counted from 1 in each process."""
+
+    def __init__(self, image, condition, bad: list[int]) -> None:
+        super().__init__(image, condition)
+        self.calls, self.bad = 0, bad
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.calls += self.training
+        found = super().forward(*inputs)
+        return found * float("nan") if self.training and self.calls in self.bad else found
+
+
 class Slow(SmallUNet):
     """A network that sleeps in each training call, so that a test can change the cluster meanwhile."""
 

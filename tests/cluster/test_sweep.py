@@ -18,11 +18,12 @@ from ray.tune.error import TuneError
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
+from raysde.cli import main
+from raysde.cluster.reporting import report_measurement
 from raysde.cluster.resources import Cluster, Share, survey_cluster
 from raysde.cluster.train import run_worker_group
 from raysde.cluster.tune_callbacks import STOPPED, Children, Judged
 from raysde.cluster.tune_training import assign_shares, conclude_sweep, run_trials, sweep_definition, tune_job
-from raysde.cluster.worker import report_validation
 from raysde.config import loading
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
@@ -269,9 +270,9 @@ def test_trials_keep_checkpoints_at_validations(digits, tmp_path, checkpoints, v
 
 
 def test_a_worker_says_which_validation_is_the_last():
-    sent, state = [], SimpleNamespace(step=5, num_images=40)
+    sent, state = [], SimpleNamespace(step=5, num_images=40, metrics={})
     slot = SimpleNamespace(send=sent.append)
-    validate = report_validation(lambda model: {"m": 1.0}, state, World(), slot, 10)
+    validate = report_measurement(lambda model: {"m": 1.0}, state, World(), slot, 10)
     validate(None)
     state.step, state.num_images = 10, 80
     validate(None)
@@ -473,3 +474,45 @@ def test_a_driver_killed_half_way(digits, tmp_path):
                 steps = [step for step, _ in history(tmp_path, run.info.run_id, key)]
                 assert len(steps) == len(set(steps))
             assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sweep_on_kid_picks_what_a_full_evaluation_picks(cluster, digits, tmp_path, monkeypatch):
+    """Two trials, of which one hardly trains. The sweep ranks them by the KID of 256 images of each trial's last step;
+    `raysde evaluate` of both last checkpoints on more images and another seed picks the same trial."""
+    metrics = {"validation__metrics": ["kid", "accuracy"], "validation__metrics_every": 20, "validation__samples": 256,
+               "validation__features": "judge", "validation__sampler": {"solver": "unipc", "steps": 8},
+               "validation__batch_size": 256}  # fmt: skip
+    changes = {"text": None, "class_conditional": True, "train__length__steps": 60, "train__batch": 64}
+    tree = tree_of(digits, tmp_path, **changes, **metrics)
+    settings = read_settings(None, [], {"search": "grid", "scheduler": "fifo", "metric": "val/kid"})
+    settings = settings.model_copy(update={"space": {"train.lr": [1e-7, 1e-2]}})
+    done = tune_job(tree, settings, "kids")
+    ledger = Ledger(
+        str(tmp_path / "runs" / "kids"), json.loads((tmp_path / "runs" / "kids" / "sweep.json").read_text())
+    )
+    for trial in ledger.trials.values():
+        assert [report.step for report in trial.reports] == [20, 40, 60]
+        assert {"val/kid", "val/accuracy"} <= trial.reports[-1].metrics.keys()
+    values = {}
+    for number in range(2):
+        report, run = tmp_path / f"{number}.json", tmp_path / "runs" / "kids" / f"kids-{number:03d}"
+        command = [
+            "evaluate",
+            f"{run}@last",
+            "--data",
+            digits.path,
+            "--metrics",
+            "kid",
+            "--samples",
+            "512",
+            "--seed",
+            "9",
+        ]
+        command += ["--features", "judge", "--solver", "unipc", "--steps", "8", "--output", str(report)]
+        assert main(command) == 0
+        (values[number],) = json.loads(report.read_text())["figures"]
+    best = min(values, key=lambda number: values[number]["value"])
+    assert values[best]["high"] < values[1 - best]["low"]  # a full evaluation tells them apart
+    assert done.best.number == best

@@ -1,5 +1,6 @@
 """Jobs that resume, run in this process without Ray: units that count as finished, and the order of results."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
@@ -27,9 +29,11 @@ from raysde.runs.resume import follow_order
 from raysde.runs.run import open_run
 from raysde.tracking.spool import Spool, spool_folder
 from raysde.tuning.sampler.space import Candidate
+from tests.support.bad_steps import BAD, SETTINGS, Killed, interrupt, plant, train
 from tests.support.encoders import text_encoder
 from tests.support.pictures import rng_image
 from tests.support.precomputed import many_captions
+from tests.support.training import same_tensors
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -272,6 +276,34 @@ def test_a_worker_reads_in_the_order_that_the_run_began_with(recipe, monkeypatch
     worker.run_worker({**settings, "reports": SimpleNamespace(send=print)})
     assert [each.plan.order for each in asked] == [order]
     assert run.plan.has_lanes
+
+
+def test_a_worker_goes_on_behind_the_batches_that_it_passed_over(recipe, tmp_path, monkeypatch):
+    """A worker whose bad steps return to checkpoints, killed after the first return, ends as the bare loop does."""
+    changes = {**SETTINGS, "train__on_bad_step": "rollback", "data__stream": "worker"}
+    bare, tree = (recipe(**changes, storage=str(tmp_path / name)) for name in ("bare", "worker"))
+    plant(monkeypatch, BAD)
+    expected = train(bare)
+    place = tmp_path / "worker" / "small"
+    place.mkdir(parents=True)
+    monkeypatch.setattr(worker, "open_tracker", lambda *given: Silent())
+    monkeypatch.setattr(worker, "report_checkpoint", lambda *given: None)
+    settings = {"threads": torch.get_num_threads(), "recipe": tree, "started": 0.0, "lease": None, "leaving": "word"}
+    settings["reports"] = SimpleNamespace(send=print)
+    with monkeypatch.context() as patched:
+        interrupt(patched, 12, False)  # step 9, from the checkpoint of step 8 and plan position 11
+        with pytest.raises(Killed):
+            worker.run_worker(settings)
+    assert worker.run_worker(settings) == {"step": 12, "failed": "", "left": False}
+    state = checkpoint.read_description(place / checkpoint.checkpoint_name(12)).state
+    assert state == json.loads(json.dumps(expected.values()))
+    ours, theirs = (load_file(path / checkpoint.checkpoint_name(12) / "weights.safetensors")
+                    for path in (place, tmp_path / "bare" / "small"))  # fmt: skip
+    assert same_tensors(ours, theirs)
+    again = {**tree, "name": "again", "train": {**tree["train"], "bad_steps": {"most": 0}}}
+    (tmp_path / "worker" / "again").mkdir()
+    failed = worker.run_worker({**settings, "recipe": again})["failed"]
+    assert "train.bad_steps.most=0: bad step 1 is one too many: the loss is nan at step 7" in failed
 
 
 def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, tmp_path):

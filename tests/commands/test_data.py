@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from raysde.cli import main
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import World
+from raysde.runs.build import new_state
+from raysde.runs.hooks import save_checkpoint
 from raysde.runs.run import open_run
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
@@ -122,6 +126,22 @@ def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
             assert (shard, key, label) == (about["shard"], about["key"], about["label"])
     for step in ("-1", "30"):
         assert f"--step must be from 0 to 29, got {step}" in refused(capsys, "plan", str(path), f"--step={step}")
+
+
+def test_the_plan_of_a_run_passes_over_what_the_run_does(recipe, tmp_path, capsys):
+    """A step of a run that returned to a checkpoint has the rows of the later plan position that it reads."""
+    tree = recipe(train__length__steps=30, text=None)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(loading.dump_yaml(tree))
+    run = open_run(loading.parse_recipe(tree))
+    state = new_state(run, torch.device("cpu"))
+    state.step, state.bad.left_out = 6, [(4, 7)]
+    save_checkpoint(run, state, Path(tree["storage"]) / "small", World())
+    for step, position, shown in ((3, 3, ""), (4, 7, ", plan position 7"), (20, 23, ", plan position 23")):
+        assert main(["plan", str(path), "--step", str(step)]) == 0
+        first, _, *lines = capsys.readouterr().out.splitlines()
+        assert first == f"# step {step} of 30{shown}, epoch {position * 16 / 200:.3f}, 16 rows"
+        assert [int(line.split("\t")[1]) for line in lines] == run.feed.rows[run.plan.rows_of(position, 0)].tolist()
 
 
 @pytest.mark.parametrize("out", [".", "shards", "a/b"])

@@ -25,7 +25,7 @@ from raysde.runs.build import make_objective, make_schedule, new_state, sample_c
 from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from raysde.training import loop
+from raysde.training import clock
 from raysde.training.loop import fit
 from tests.support.ranks import on_ranks, train
 from tests.support.training import same_tensors
@@ -150,7 +150,7 @@ def save_by_time(rank: int, tree: dict, out: str) -> None:
     world = current_world()
     state, saved = new_state(run, world.device), []
     seconds = 100.0 if rank else 4.0
-    loop.time = SimpleNamespace(monotonic=lambda: seconds * state.step, perf_counter=time.perf_counter)
+    clock.time = SimpleNamespace(monotonic=lambda: seconds * state.step, perf_counter=time.perf_counter)
     batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps, world.rank, world.size)
     hooks = RunHooks(run, None, lambda state: saved.append(state.step))
     fit(state, batches, make_objective(run), make_schedule(run), hooks, world)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ from raysde.data.dataset.view import View
 from raysde.runs import hooks
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import describe_run
+from raysde.runs.keeping import make_retention
+from raysde.runs.quality import make_question
 from raysde.runs.run import Run, check_resumable, list_remarks, open_run
 from raysde.sde import Flow
 from raysde.training.time_sampling import LogNormal
@@ -79,6 +81,8 @@ sde: Callable[[str], Getter] = lambda name: lambda built: getattr(built.state.mo
 task: Callable[[str], Getter] = lambda name: lambda built: getattr(built.objective, name)  # noqa: E731
 loss: Callable[[str], Getter] = lambda name: lambda built: getattr(built.objective.criterion, name)  # noqa: E731
 pace: Callable[[str], Getter] = lambda name: lambda built: getattr(built.schedule, name)  # noqa: E731
+asked: Callable[[str], Getter] = lambda name: lambda built: getattr(make_question(built.run.config), name)  # noqa: E731
+kept: Callable[[str], Getter] = lambda name: lambda built: getattr(make_retention(built.run), name)  # noqa: E731
 drawn: Callable[[str], Getter] = lambda name: lambda built: built.grid.get(name)  # noqa: E731
 
 
@@ -202,6 +206,10 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "train.times.kind": ("lognormal", task("times"), LogNormal()),
     "train.times.mean": (0.5, lambda built: built.objective.times.mean, 0.5, {"train.times.kind": "lognormal"}),
     "train.times.std": (0.5, lambda built: built.objective.times.std, 0.5, {"train.times.kind": "lognormal"}),
+    "train.on_bad_step": ("skip", pace("on_bad_step"), "skip"),
+    "train.bad_steps.window": (7, lambda built: built.schedule.bad_steps.window, 7),
+    "train.bad_steps.threshold": (9.5, lambda built: built.schedule.bad_steps.threshold, 9.5),
+    "train.bad_steps.most": (3, lambda built: built.schedule.bad_steps.most, 3),
     "train.condition_dropout": (0.75, task("condition_dropout"), 0.75),
     "train.ema.half_life": (77.0, lambda built: built.state.ema.half_life, 77.0),
     "train.ema.rampup": (0.5, lambda built: built.state.ema.rampup, 0.5),
@@ -210,6 +218,17 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "validation.rows": (30, lambda built: len(built.run.held_out), 30),
     "validation.every": (7, pace("validate_every"), 7),
     "validation.patience": (4, pace("patience"), 4),
+    "validation.metrics": (["kid"], pace("quality_every"), 500),
+    "validation.metrics_every": (7, pace("quality_every"), 7, {"validation.metrics": ["kid"]}),
+    "validation.samples": (99, asked("samples"), 99, {"validation.metrics": ["kid"]}),
+    "validation.reference": (98, asked("reference"), 98, {"validation.metrics": ["kid"]}),
+    "validation.allow_few": (True, asked("allow_few"), True, {"validation.metrics": ["kid"]}),
+    "validation.seed": (5, asked("seed"), 5, {"validation.metrics": ["kid"]}),
+    "validation.batch_size": (9, lambda built: asked("settings")(built)["batch_size"], 9, {"validation.metrics": ["kid"]}),
+    "keep.by": ("val/denoising", lambda built: built.schedule.ranking.by, "val/denoising"),
+    "keep.newest": (7, kept("newest"), 7),
+    "keep.best": (2, kept("best"), 2),
+    "keep.every": (8, kept("every"), 8),
     "sampling.every": (3, pace("sample_every"), 3),
     "sampling.count": (5, drawn("n"), 5),
     "sampling.prompts": (["one", "two", ""], drawn("prompts"), ["one", "two", "", "one"]),
@@ -245,7 +264,8 @@ ELSEWHERE = {
     "data.precomputed",  # test_precompute.py
     "data.stream", "data.block_megabytes", "data.block_steps", "data.nodes",  # tests/cluster
     "train.compile",  # test_loop.py
-    "keep_checkpoints",  # test_checkpoint.py
+    "publish", "keep.mode",  # test_keeping.py
+    "validation.features", "validation.sampler",  # test_quality.py
     "latent", "train.times", "text",  # nodes that are null
 }  # fmt: skip
 """Keys with an effect that other tests show."""
@@ -290,12 +310,21 @@ def numbers(built: Built) -> list[Any]:
     averages = [ema.half_life, ema.rampup, *(profile.std for profile in built.state.profiles)]
     shapes = {name: value.shape for name, value in built.state.model.state_dict().items()}
     outside = [pace.lr, pace.warmup, pace.decay, pace.clip, built.run.held_out.tolist(), built.run.feed.view]
+    outside += [pace.ranking, *measured_images(built)]  # ranks and patience compare metrics of one kind
     spec = built.run.spec.dump()
     spec["network"].pop("checkpointing", None)  # checkpointing does not change the results
     return [built.objective, groups, plan, rows, averages, shapes, outside, spec]
 
 
-@pytest.mark.parametrize("key", [key for key in KEPT if key not in ("text.kind", "train.length.steps")])
+def measured_images(built: Built) -> list[Any]:
+    """Return everything that determines the images whose metrics are compared."""
+    question = make_question(built.run.config) if built.run.config.validation.metrics else None
+    return [] if question is None else [replace(question, metrics=("kid",))]
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in KEPT if key not in ("text.kind", "train.length.steps", "validation.metrics")]
+)
 def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
     """A changed key is refused by name if, and only if, it changes the loss, optimizer, averages, rows or model."""
     value, _, _, *beside = KEPT[key]
@@ -320,7 +349,8 @@ def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("storage", "elsewhere"), ("data.verify", "schema"), ("data.stream", "worker"), ("data.block_megabytes", 1.0),
-     ("data.block_steps", 2), ("data.precomputed", "off"), ("train.compile", True), ("keep_checkpoints", 9),
+     ("data.block_steps", 2), ("data.precomputed", "off"), ("train.compile", True), ("keep.newest", 9), ("publish", "last"),
+     ("validation.metrics", ["kid"]),
      ("resources.workers", [1, 2]), ("resources.max_failures", 9), ("tracking.experiment", "other"),
      ("tracking.alias", "best"), ("tracking.uri", "sqlite:///x.db")],
 )  # fmt: skip

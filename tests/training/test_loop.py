@@ -19,16 +19,16 @@ from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training import loop
+from raysde.training.clock import Clock
 from raysde.training.ema import Ema
 from raysde.training.loop import (
-    Clock,
     Schedule,
     fit,
     flush_losses,
     run_due_actions,
     train_step,
-    validate_average,
 )
+from raysde.training.measuring import validate_average
 from raysde.training.objective import microbatch_loss
 from raysde.training.posthoc_ema import PowerEma
 from raysde.training.state import TrainState
@@ -278,7 +278,7 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
     """A log has means of loss and gradient norm, the last rate, and images per second without pauses, by a fake
     clock."""
     now = [100.0]
-    monkeypatch.setattr("raysde.training.loop.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("raysde.training.clock.time.perf_counter", lambda: now[0])
     state, sink = tiny_state(), Recorded()
     sink.log = sink.metrics
     sink.should_stop = lambda: False
@@ -450,8 +450,9 @@ def test_checkpoints_by_time(recipe, monkeypatch):
     """One process saves as soon as 10 s have passed since the last checkpoint by time, and at the end."""
     run = open_run(loading.parse_recipe(recipe(checkpoint_every="10s", text=None, log_every=50)))
     state, saved = new_state(run, CPU), []
-    clock = SimpleNamespace(monotonic=lambda: 4.0 * state.step, perf_counter=lambda: 0.0)
-    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(
+        "raysde.training.clock.time", SimpleNamespace(monotonic=lambda: 4.0 * state.step, perf_counter=lambda: 0.0)
+    )
     hooks = RunHooks(run, None, lambda state: saved.append(state.step))
     fit(
         state,

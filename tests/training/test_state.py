@@ -11,6 +11,7 @@ from raysde.checkpoints import checkpoint
 from raysde.config import loading
 from raysde.runs.build import new_state
 from raysde.runs.run import open_run
+from raysde.training.bad_steps import BadSteps
 from raysde.training.state import TrainState
 from tests.support.training import same_tensors, stirred
 
@@ -26,6 +27,7 @@ VALUES = {
     "best": 0.375,
     "stale": 3,
     "stopped": True,
+    "bad": BadSteps(skipped=2, rollbacks=1, left_out=[(3, 5), (9, 10)], losses=[0.1, 0.7], base=4),
 }
 
 

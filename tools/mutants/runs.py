@@ -4,11 +4,19 @@ from tools.mutants.mutant import Mutant
 
 HISTORY = "tests/runs/test_history.py"
 LEASE = "tests/runs/test_lease.py"
+RECOVERY = "tests/runs/test_recovery.py"
 STEPS = "tests/training/test_steps.py"
 
 MUTANTS = [
+    Mutant("moments of the steps that are undone", "raysde.runs.resume:return_to_base", "            state.optimizer.state.clear()", "            pass", RECOVERY + " -k 'led_to_the_bad'"),
+    Mutant("a return to the newest checkpoint", "raysde.runs.resume:return_to_base", "speak, damaged, base)", "speak, damaged)", RECOVERY + " -k 'departures'"),
+    Mutant("checkpoints of undone steps that stay", "raysde.runs.saving:Saver.restore", "                storage.delete_later_checkpoints(self.folder, state.step)", "                pass", RECOVERY + " -k 'kill_within'"),
+    Mutant("a checkpoint to return to that is deleted", "raysde.runs.saving:Saver._write", "staged.step, base)", "staged.step)", RECOVERY + " -k 'departures'"),
+    Mutant("a return before its checkpoint is written", "raysde.runs.saving:Saver.restore", "        self.finish()\n", "", RECOVERY + " -k 'since_the_checkpoint'"),
+    Mutant("metrics of undone steps that stay", "raysde.runs.history:History._open", "elif step < self.last:", "elif False:", RECOVERY + " -k 'abandoned'"),
+    Mutant("a resume at the step for the plan position", "raysde.runs.local:train_here", "read(state.position, stop)", "read(state.step, stop)", RECOVERY + " -k 'departures'"),
     Mutant("zeros for the empty caption's vectors", "raysde.runs.build:make_objective", ".empty.copy())[None]", ".empty * 0.0)[None]", "tests/precompute/test_jobs.py -k 'loss_and_gradient'"),
-    Mutant("steps told twice", "raysde.runs.history:History._open", 'if line["step"] <= self.start]', "]", HISTORY + " -k 'keeps_its_history'"),
+    Mutant("steps told twice", "raysde.runs.history:History._forget_after", 'if line["step"] <= last]', "]", HISTORY + " -k 'keeps_its_history'"),
     Mutant("a bare run without its word", "raysde.runs.history:open_tracking_run", "place, data, word=word", "place, data", HISTORY + " -k 'folder_was_removed'"),
     Mutant("a bare run that never ends", "raysde.runs.history:record_history", '    identity.note_end(folder)\n', "", HISTORY + " -k 'folder_was_removed'"),
     Mutant("a word of runs with a store alone", "raysde.runs.history:record_history", "word, folder = settle_run_word(run), run_folder(run)", 'word, folder = settle_run_word(run) if run.config.tracking.uri else "", run_folder(run)', HISTORY + " -k 'no_older_one'"),

@@ -4,10 +4,13 @@ from tools.mutants.mutant import Mutant
 
 ATTRIBUTES = "tests/conditioning/test_attributes.py"
 AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
+BAD_STEPS = "tests/training/test_bad_steps.py"
 LOOP = "tests/training/test_loop.py"
+QUALITY = "tests/runs/test_quality.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
 OBJECTIVE = "tests/training/test_objective.py"
+RECOVERY = "tests/runs/test_recovery.py"
 SHARDED = "tests/multiprocess/test_sharded.py"
 TIME_SAMPLING = "tests/training/test_time_sampling.py"
 VALIDATION = "tests/training/test_validation.py"
@@ -21,14 +24,30 @@ MUTANTS = [
     Mutant("ranks of unequal shares alike", "raysde.training.loop:train_step", "objective.batch / objective.microbatch / world.size", "len(batches)", LOOP),
     Mutant("averages by the microbatch", "raysde.training.loop:train_step", "state.ema.update(objective.batch,", "state.ema.update(objective.microbatch,", LOOP),
     Mutant("a decay by updates", "raysde.training.loop:train_step", "state.step / schedule.steps", "state.updates / schedule.steps", LOOP),
-    Mutant("training on without dropout", "raysde.training.loop:measure_average", "        metrics = validate(state.model)\n    state.model.train()", "        metrics = validate(state.model)", LOOP),
-    Mutant("validation of the trained weights", "raysde.training.loop:measure_average", "    with state.ema.swap_weights(), torch.no_grad():", "    with torch.no_grad():", LOOP),
+    Mutant("training on without dropout", "raysde.training.measuring:measure_average", "    state.model.train()\n", "", LOOP),
+    Mutant("validation of the trained weights", "raysde.training.measuring:measure_average", "    with state.ema.swap_weights(), torch.no_grad():", "    with torch.no_grad():", LOOP),
     Mutant("grids of the trained weights", "raysde.training.loop:run_due_actions", '            with state.ema.swap_weights():\n                hooks.sample(state)', "            hooks.sample(state)", LOOP),
-    Mutant("a validation without a number for the best", "raysde.training.loop:validate_average", 'if metrics["val/loss"] < state.best:', 'if not metrics["val/loss"] >= state.best:', LOOP),
-    Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", "state.stopped or now", "state.stopped", LOOP + " -k 'a_stop_saves'"),
-    Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule)", "clock.is_time(schedule)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
-    Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.saved = time.monotonic()", "            pass", LOOP + " -k 'by_time'"),
+    Mutant("a validation without a number for the best", "raysde.training.measuring:validate_average", "if cost < state.best:", "if cost <= state.best:", LOOP),
+    Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", " or now", "", LOOP + " -k 'a_stop_saves'"),
+    Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule.save_seconds)", "clock.is_time(schedule.save_seconds)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
+    Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.note_saved()", "            pass", LOOP + " -k 'by_time'"),
     Mutant("a checkpoint before its snapshot", "raysde.training.loop:keep_checkpoint", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", LOOP),
+    Mutant("a spike by the mean deviation", "raysde.training.bad_steps:robust_score", "MAD_TO_STD * median(abs(each - centre) for each in losses)", "MAD_TO_STD * sum(abs(each - centre) for each in losses) / len(losses)", BAD_STEPS),
+    Mutant("a deviation without its scale", "raysde.training.bad_steps:robust_score", "MAD_TO_STD * median", "median", BAD_STEPS),
+    Mutant("a spike in a window that is not full", "raysde.training.bad_steps:find_loss_fault", " or len(losses) < rule.window", " or not losses", BAD_STEPS),
+    Mutant("spikes among all losses", "raysde.training.bad_steps:find_loss_fault", "losses[-rule.window :]", "losses", BAD_STEPS),
+    Mutant("positions shifted beyond their range only", "raysde.training.bad_steps:BadSteps.position", "if position >= first else 0", "if position >= stop else 0", BAD_STEPS),
+    Mutant("a window that grows", "raysde.training.bad_steps:BadSteps.note_loss", "[*self.losses, loss][-window:]", "[*self.losses, loss]", BAD_STEPS),
+    Mutant("a rollback that takes the bad batch again", "raysde.training.recovery:leave_out", "pass_over(first, position + 1)", "pass_over(first, position)", RECOVERY + " -k 'since_the_checkpoint'"),
+    Mutant("returns that are not counted", "raysde.training.recovery:leave_out", "first, state.bad.rollbacks = state.position, rollbacks", "first = state.position", RECOVERY + " -k 'since_the_checkpoint or too_many'"),
+    Mutant("no initial weights to return to", "raysde.training.recovery:prepare_recovery", "        if state.step == 0:\n            hooks.save(state)", "        pass", RECOVERY + " -k 'led_to_the_bad'"),
+    Mutant("a warm-up that waits for skipped steps", "raysde.training.loop:train_step", "state.updates + state.bad.skipped", "state.updates", RECOVERY + " -k 'leaves_out_the_update'"),
+    Mutant("spikes in the window", "raysde.training.recovery:update_unless_bad", "        optimizer.zero_grad(set_to_none=True)", "        state.bad.note_loss(mean, schedule.bad_steps.window)\n        optimizer.zero_grad(set_to_none=True)", RECOVERY + " -k 'scaler_skips'"),
+    Mutant("gradients of a bad step that stay", "raysde.training.recovery:update_unless_bad", "        optimizer.zero_grad(set_to_none=True)", "        pass", RECOVERY + " -k 'leaves_out_the_update'"),
+    Mutant("overflows under fp16 as bad steps", "raysde.training.recovery:update_unless_bad", '"" if scaler.is_enabled() else find_gradient_fault', "find_gradient_fault", RECOVERY + " -k 'scaler_skips'"),
+    Mutant("a bad step by a rank's own loss", "raysde.training.recovery:update_unless_bad", "float(world.mean(loss.double()))", "float(loss)", "tests/multiprocess/test_recovery.py -k 'rollback'"),
+    Mutant("a return to a checkpoint of leaving", "raysde.training.loop:run_due_actions", "(is_time or is_due(step, schedule.save_every))", "(leaving or is_time or is_due(step, schedule.save_every))", RECOVERY + " -k 'departures'"),
+    Mutant("an images' rate over a return", "raysde.training.loop:fit", "            clock.reset()  # images were counted back\n            continue", "            continue", RECOVERY + " -k 'since_the_checkpoint'"),
     Mutant("likelihood weight by sigma", "raysde.training.losses:WEIGHTINGS", "sde.diffusion2(t) / sde.sigma2(t)", "sde.diffusion2(t) / sde.sigma(t)", LOSSES),
     Mutant("min-SNR clamped below", "raysde.training.losses:min_snr", "snr.clamp(max=gamma)", "snr.clamp(min=gamma)", LOSSES),
     Mutant("x0's weight turned over", "raysde.training.losses:WEIGHTINGS", "gamma: 1.0 / sde.snr(t))", "gamma: sde.snr(t))", LOSSES),
@@ -80,4 +99,9 @@ MUTANTS = [
     Mutant("an optimizer's numbers forgotten", "raysde.training.state:TrainState.load_values", "            group.update(numbers)\n", "            pass\n", "tests/training/test_own_code.py -k 'keeps_is_resumed'"),
     Mutant("state of another name forgotten", "raysde.training.state:TrainState.load_optimizer", "if parameter is None:", "if parameter is None or moment == 'mean':", "tests/training/test_own_code.py -k 'resumes_and_loads and optimizer'"),
     Mutant("an own schedule without its warm-up", "raysde.training.optimizers:learning_rate", "return rate * float(decay(progress, updates))", "return base * float(decay(progress, updates))", "tests/training/test_own_code.py -k 'warm_up'"),
+    Mutant("each rank measures all ranges", "raysde.evaluation.shared:share_among_ranks.measure", "stretches[world.rank :: world.size]", "stretches", QUALITY + " -k 'two_ranks'"),
+    Mutant("caches that ranks do not share", "raysde.evaluation.shared:share_cache", "    if world.size == 1:", "    if world.size > 0:", QUALITY + " -k 'two_ranks'"),
+    Mutant("metrics of the trained weights' settings", "raysde.runs.quality:make_question", "**given.sampler", "", QUALITY + " -k 'of_evaluate'"),
+    Mutant("metrics of another seed", "raysde.runs.quality:make_question", "seed=given.seed", "seed=0", QUALITY + " -k 'of_evaluate'"),
+    Mutant("ranks of drawn images by the loss", "raysde.training.loop:run_due_actions", "ranks = quality if schedule.ranks_by_quality else validate", "ranks = validate", QUALITY + " -k 'ranked_by'"),
 ]  # fmt: skip

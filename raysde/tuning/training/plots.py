@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from raysde.tuning.training.direction import rank_by
 from raysde.tuning.training.ledger import Trial
 from raysde.tuning.training.ranking import has_finite_value, rank_trials
 from raysde.tuning.training.space import Range, Space, format_value
@@ -45,7 +46,8 @@ def plot_parallel(trials: Sequence[Trial], space: Space, metric: str) -> Figure:
         axes.axvline(x, color="0.6", linewidth=0.8)
         for y, label in labels:
             axes.annotate(label, (x, y), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center")
-    names = [*(axis.name.replace(",", "\n") for axis in space.axes), f"{metric}\n(lower is better)"]
+    better = "lower" if rank_by(metric).mode == "min" else "higher"
+    names = [*(axis.name.replace(",", "\n") for axis in space.axes), f"{metric}\n({better} is better)"]
     axes.set_xticks(range(len(columns)), names, fontsize=8)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(columns) - 0.5)

@@ -9,6 +9,7 @@ from typing import Any
 
 from raysde.config import loading
 from raysde.config.places import resolve_places_in_tree
+from raysde.tuning.training.direction import rank_by
 from raysde.tuning.training.ledger import Trial
 from raysde.tuning.training.space import Space, describe_values, format_value, vary_recipe
 
@@ -18,12 +19,14 @@ ORDER = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
 def rank_trials(trials: Sequence[Trial], metric: str) -> list[Trial]:
     """Sort trials: finished ones by their last value, then stopped ones, longest first, then running and failed ones.
 
-    Values at other budgets cannot be compared, so a stopped trial never ranks above a finished one.
+    Lower values are better, or higher ones of metrics such as val/accuracy. Values at other budgets cannot be compared,
+    so a stopped trial never ranks above a finished one.
     """
 
+    ranking = rank_by(metric)
+
     def key(trial: Trial) -> tuple[float, ...]:
-        value = trial.value(metric)
-        known = math.inf if value is None or not math.isfinite(value) else value
+        known = ranking.cost({metric: trial.value(metric)})
         seen = 0 if trial.state == "finished" or trial.last is None else trial.last.images
         return (ORDER[trial.state], -seen, known, trial.number)
 

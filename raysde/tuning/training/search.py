@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from raysde.tuning.training.direction import rank_by
 from raysde.tuning.training.ledger import Trial
 from raysde.tuning.training.space import Range, Space, Values
 
@@ -78,13 +79,13 @@ def suggest_trial(space: Space, seed: int, number: int, past: Iterable[Trial], m
     Args:
         seed, number: seed of the search, and number of the trial from 0.
         past: earlier trials with their results.
-        metric: name of the metric, of which lower is better.
+        metric: name of the metric.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=int(np.random.default_rng([seed, number]).integers(2**31)))
-    study = optuna.create_study(direction="minimize", sampler=sampler)
+    study = optuna.create_study(direction="maximize" if rank_by(metric).mode == "max" else "minimize", sampler=sampler)
     distributions = {axis.name: _make_distribution(axis.values) for axis in space.axes}
     for trial in sorted(past, key=lambda trial: trial.number):
         study.add_trial(_make_optuna_trial(space, trial, metric, distributions))

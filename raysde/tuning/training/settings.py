@@ -117,11 +117,14 @@ def base_tree(path: str | Path, settings: SweepSettings, overrides: Sequence[str
     return tree
 
 
-def halving_for(settings: SweepSettings, steps: int, every: int, batch: int) -> Halving | None:
+def halving_for(
+    settings: SweepSettings, steps: int, every: int, batch: int, key: str = "validation.every"
+) -> Halving | None:
     """Return the early stopping, whose budget counts images, since the batch may vary; None for fifo.
 
     Args:
-        steps, every, batch: the recipe's length in steps, steps between validations, and batch size.
+        steps, every, batch: the recipe's length in steps, steps between measurements of the metric, and batch size.
+        key: key of the recipe with that interval, for the message.
 
     Raises:
         ValueError: if no trial would be validated before its end.
@@ -131,7 +134,7 @@ def halving_for(settings: SweepSettings, steps: int, every: int, batch: int) -> 
     grace = settings.grace or every
     if max(grace, every) >= steps:
         raise ValueError(
-            f"asha stops trials at validations, but validation.every={every} and grace={grace} leave none before the "
-            f"end at step {steps}: lower them, or take --scheduler fifo"
+            f"asha stops trials at measurements of {settings.metric}, but {key}={every} and grace={grace} leave none "
+            f"before the end at step {steps}: lower them, or take --scheduler fifo"
         )
     return Halving(grace * batch, settings.reduction, steps * batch)

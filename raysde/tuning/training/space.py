@@ -34,7 +34,8 @@ FIXED = {
     "resources": "does not change the training",
     "log_every": "does not change the training",
     "checkpoint_every": "does not change the training",
-    "keep_checkpoints": "does not change the training",
+    "keep": "does not change the training",
+    "publish": "does not change the training",
 }
 """Keys that cannot vary, and the reason."""
 CHECKED = 500

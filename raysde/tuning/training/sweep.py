@@ -5,12 +5,12 @@ ones come first, and early stopping replays all reports in their order.
 """
 
 import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysde.tuning.training.asha import Halving
+from raysde.tuning.training.direction import rank_by
 from raysde.tuning.training.ledger import Ledger, Report, State, Trial
 from raysde.tuning.training.search import suggest_trial
 from raysde.tuning.training.space import Space, Values
@@ -26,7 +26,7 @@ class Sweep:
         count: number of trials.
         plan: values of each trial; None if Optuna chooses them.
         halving: early stopping; None for none.
-        metric: name of the metric, lower is better.
+        metric: name of the metric; lower is better, or higher if that is known of its name.
 
     Raises:
         ValueError: if earlier trials did not report the metric.
@@ -125,11 +125,11 @@ class Sweep:
         return suggest_trial(self.space, self.seed, number, self.trials, self.metric)
 
     def _value(self, metrics: Mapping[str, Any]) -> float:
+        """Return the metric with a sign such that lower is better."""
         if self.metric not in metrics:
             names = ", ".join(sorted(metrics)) or "none"
             raise ValueError(f"no trial reports the metric {self.metric!r}; there are {names}")
-        value = float(metrics[self.metric])
-        return value if math.isfinite(value) else math.inf
+        return rank_by(self.metric).cost(metrics)
 
     def _replay(self) -> None:
         for trial, report in self.ledger.reports:

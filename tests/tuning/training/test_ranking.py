@@ -8,6 +8,7 @@ import pytest
 
 from raysde.config import loading
 from raysde.tuning.training import plots
+from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger, Report, Trial
 from raysde.tuning.training.ranking import best_recipe, best_trial, format_csv, format_ranking, rank_trials
 from raysde.tuning.training.search import (
@@ -101,3 +102,24 @@ def test_the_best_recipe_trains_what_the_trial_trained(tmp_path, monkeypatch):
     assert differ == {"name", "storage", "data.path"}
     assert (again.name, again.storage, again.data.path) == ("won", f"{tmp_path}/runs", f"{tmp_path}/shards")
     assert (again.sde.sigma_max, again.train.lr) == (20.0, 3e-5)
+
+
+def test_higher_is_better_where_that_is_known(tmp_path):
+    """Trials rank by val/accuracy from high to low, by val/kid from low to high; early stopping ends the worse one."""
+    trials = [
+        Trial(number, {}, state="finished", reports=[Report(number, 5, 50, {"val/accuracy": value, "val/kid": value})])
+        for number, value in enumerate((0.5, 0.9, math.nan, 0.7))
+    ]
+    assert [trial.number for trial in rank_trials(trials, "val/accuracy")] == [1, 3, 0, 2]
+    assert [trial.number for trial in rank_trials(trials, "val/kid")] == [0, 3, 1, 2]
+    assert best_trial(trials, "val/accuracy").number == 1
+    for metric, survivor in (("val/accuracy", 1), ("val/kid", 0)):
+        space, folder = read_space({"train.lr": [1e-3, 1e-2]}), str(tmp_path / metric.replace("/", "-"))
+        sweep = Sweep(space, Ledger(folder, {}), count=2, seed=0, metric=metric,
+                      plan=[{"train.lr": 1e-3}, {"train.lr": 1e-2}], halving=Halving(10.0, 2.0, 100.0))  # fmt: skip
+        first, second = sweep.next(), sweep.next()
+        for trial, value in ((first, 0.5), (second, 0.9)):
+            sweep.report(trial.number, 1, 10, {metric: value})
+        states = [trial.state for trial in sweep.trials]
+        # the first to reach a rung goes on; the second is stopped if it is the worse one
+        assert states == (["running", "running"] if survivor == 1 else ["running", "stopped"])

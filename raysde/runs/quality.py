@@ -1,0 +1,145 @@
+"""Quality of drawn images while a run trains: the metrics of `raysde evaluate`, with the averaged weights.
+
+A measurement is an evaluation of the model of that step, by the same function and from the same random streams, so
+`raysde evaluate` gives the same metrics for the step's checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raysde.config.loading import RunConfig
+from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.fsdp import autocast_evaluation, has_shards
+from raysde.distributed.world import World
+from raysde.evaluation.chunks import MeasuredRange
+from raysde.evaluation.evaluate import Question, choose_network, evaluate
+from raysde.evaluation.features.networks import FeatureNetwork
+from raysde.evaluation.metric import Metric
+from raysde.evaluation.shared import share_among_ranks, share_cache
+from raysde.evaluation.workload import REAL, Bench, Measure, measure_here
+from raysde.inference.model import Model
+from raysde.io.cache import EVALUATION
+from raysde.io.progress import Progress
+from raysde.models.score import ScoreModel
+from raysde.training.measuring import Validate
+
+if TYPE_CHECKING:
+    from raysde.runs.run import Run
+
+PREFIX = "val/"
+"""Prefix of the names under which a run logs its metrics."""
+
+
+class DrawingReached(Exception):  # a signal, no error
+    """An evaluation has everything that it needs before images are drawn."""
+
+
+def make_question(config: RunConfig) -> Question:
+    """Return the evaluation that the recipe asks for.
+
+    Raises:
+        ValueError: naming the key that is wrong.
+    """
+    given = config.validation
+    try:
+        return Question(
+            metrics=given.metrics,
+            samples=given.samples,
+            seed=given.seed,
+            reference=given.reference,
+            allow_few=given.allow_few,
+            settings={"batch_size": given.batch_size, **given.sampler},
+        )
+    except ValueError as error:
+        told = str(error).replace("add --allow-few", "set validation.allow_few=true")
+        raise ValueError(f"validation.metrics: {told}") from None
+
+
+def check_quality(config: RunConfig, manifest: Manifest) -> None:
+    """Check before a worker starts that the recipe's metrics can be measured on its data set.
+
+    Raises:
+        ValueError: naming the key that does not fit.
+    """
+    if not config.validation.metrics:
+        return
+    question = make_question(config)
+    judged = "accuracy" in question.metrics or (question.compares and config.validation.features == "judge")
+    if judged and manifest.classes < 2:
+        raise ValueError(
+            f"validation.metrics: accuracy and validation.features=judge need labels, and the data at "
+            f"{config.data.path} has none; leave accuracy out, and set validation.features to inception"
+        )
+    if "accuracy" in question.metrics and not config.class_conditional and config.text is None:
+        raise ValueError(
+            "validation.metrics: accuracy needs a model with labels or captions; set class_conditional or text, or "
+            "leave accuracy out"
+        )
+
+
+def make_quality(run: Run, model: ScoreModel, world: World) -> Validate | None:
+    """Return a function that measures the recipe's metrics of a model, None without metrics; every rank calls both.
+
+    The judge and the statistics of the real images are made here, before the first step, or taken from the cache that
+    `raysde evaluate` uses. Ranks share the images in ranges; a sharded model draws all of them on all ranks in step.
+
+    Args:
+        model: the run's model, or another one of its architecture.
+
+    Raises:
+        ValueError: if model, data and metrics do not fit together.
+    """
+    from raysde.runs.build import gathered_dtype  # imports the run, whose checks are here
+
+    config = run.config
+    if not config.validation.metrics:
+        return None
+    question, cache = make_question(config), Path(EVALUATION).expanduser()
+
+    def measure(model: ScoreModel, how: Measure) -> list[Metric]:
+        drawn = Model(model, run.spec)
+
+        def open_features(reader: Reader) -> FeatureNetwork:
+            return choose_network(reader, drawn, config.validation.features, cache, allow_code=False)
+
+        return evaluate(
+            drawn, run.manifest.path, question, open_features=open_features, cache=cache, measure=how
+        ).figures
+
+    if world.is_first:
+        with suppress(DrawingReached):
+            measure(model, stop_at_drawing)
+    share_cache(cache, run.manifest.fingerprint, world)
+    how = measure_here if has_shards(model) else share_among_ranks(world)
+
+    def measure_quality(model: ScoreModel) -> dict[str, float]:
+        with autocast_evaluation(model, gathered_dtype(run, world.device)):
+            found = name_metrics(measure(model, how))
+        return dict(json.loads(world.share_text(json.dumps(found))))
+
+    return measure_quality
+
+
+def stop_at_drawing(
+    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
+) -> Iterator[MeasuredRange]:
+    """Measure real images, and raise :class:`DrawingReached` in place of the first drawn one; a ``Measure``."""
+    if work != REAL:
+        raise DrawingReached
+    yield from measure_here(bench, work, stretches, told)
+
+
+def name_metrics(found: Sequence[Metric]) -> dict[str, float]:
+    """Return metrics and the ends of their confidence intervals under the names by which a run logs them."""
+    named: dict[str, float] = {}
+    for each in found:
+        name = f"{PREFIX}{each.name}"
+        named |= {name: each.value, f"{name}/low": each.low, f"{name}/high": each.high}
+    return {name: value for name, value in named.items() if math.isfinite(value) or name.count("/") == 1}
