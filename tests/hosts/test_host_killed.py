@@ -23,7 +23,8 @@ def test_a_killed_host_changes_nothing(cluster, tmp_path):
     cluster.add()
     cluster.wait_for_end(storm.job, 240)
     assert "starting again from step" in cluster.output(storm.job)
-    assert 0 < storm.check_rows() <= 2 * EVERY  # the host may die while the newest checkpoint is on its way
+    # none, if the host dies right after a checkpoint; or more, if it dies while the newest one is on its way
+    assert storm.check_rows() <= 2 * EVERY
     (tensors, state), (expected, expected_state) = storm.checkpoint(), calm.checkpoint()
     assert same_tensors(tensors, expected)
     assert state == expected_state
