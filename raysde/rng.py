@@ -46,6 +46,8 @@ EVALUATION = 12
 """Streams of random choices in an evaluation, keyed by purpose."""
 LANES = 13
 """Streams that shuffle the rows of a lane's windows, keyed by window and bucket."""
+WEIGHTS = 15
+"""Stream of the first offset at which weighted rows are drawn."""
 
 
 def key(seed: int, *path: int) -> int:

@@ -17,9 +17,12 @@ from pydantic import (
 )
 
 from raysde.config.names import check_alias, check_name
+from raysde.data.batches.shares import exact_shares
 from raysde.data.classes import class_name
+from raysde.data.dataset.sources import check_template
 from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
+from raysde.data.dataset.weights import ColumnWeights
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
 from raysde.models.method_fields import make_key
@@ -85,10 +88,45 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _weights_tag(given: Any) -> str:
+    """Return the tag of a value in the union of ways to weigh rows."""
+    return "column" if isinstance(given, Mapping | ColumnWeights) else "name"
+
+
+WeightsField = Annotated[
+    Annotated[Literal["balanced"], Tag("name")] | Annotated[ColumnWeights, Tag("column")], Discriminator(_weights_tag)
+]
+WEIGHTS = (
+    "rows drawn more or less often: balanced draws every class equally often, {column: NAME} draws rows in proportion "
+    "to a numeric column of the shards; null draws each row once an epoch"
+)
+
+
+class MixedData(Node):
+    """One of several data sets that are mixed."""
+
+    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    weight: Positive = Field(description="share of the rows, in proportion to the weights of the other data sets")
+    weights: WeightsField | None = Field(None, description=WEIGHTS)
+    caption_template: Annotated[str, AfterValidator(check_template)] | None = Field(
+        None, description="captions in training, such as 'a photo of {caption}' or 'a photo of a {label}'"
+    )
+    condition_dropout: Fraction | None = Field(
+        None, description="share of this data set's captions and labels dropped; null: train.condition_dropout"
+    )
+
+
 class Data(Node):
     """The data set and its reading."""
 
-    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    path: str | None = Field(None, description="folder or URI of the shards that `raysde ingest` made; or set data.mix")
+    mix: Annotated[tuple[MixedData, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="several data sets in place of data.path, a list of {path, weight}; each entry may also have "
+        "weights, caption_template and condition_dropout of its own. At every row of the run, each data set has its "
+        "share of the rows to within one row",
+    )
+    weights: WeightsField | None = Field(None, description=f"{WEIGHTS}; with data.mix, set it in the entries")
     verify: Verification | None = Field(
         None,
         description="check of the shards before a run: hash reads them all; schema compares each one's size and "
@@ -132,6 +170,26 @@ class Data(Node):
         description="labels of the nodes that run Ray Data's tasks, such as {raysde: data} for nodes started with "
         "`ray start --labels raysde=data`; null: all nodes",
     )
+
+    @property
+    def sources(self) -> tuple[MixedData, ...]:
+        """The data sets: those of ``mix``, or the one at ``path``."""
+        if self.mix is not None:
+            return self.mix
+        assert self.path is not None
+        return (MixedData(path=self.path, weight=1.0, weights=self.weights),)
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        if self.path is None and self.mix is None:
+            raise ValueError("path is required: the folder or URI of the shards; or set mix, a list of {path, weight}")
+        if self.path is not None and self.mix is not None:
+            raise ValueError("path and mix exclude each other; set data.path=null, or data.mix=null")
+        if self.mix is not None and self.weights is not None:
+            raise ValueError("weights goes with path; give the entries of mix weights of their own")
+        if self.mix is not None:
+            exact_shares([source.weight for source in self.mix])
+        return self
 
     @model_validator(mode="after")
     def _range(self) -> Self:

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from raysde.checkpoints import storage
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
-from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
@@ -44,7 +43,7 @@ def train_here(
     state = new_state(run, world.device)
     run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
-    reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
+    reader = run.sources.open_reader(run.feed.fields)
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )

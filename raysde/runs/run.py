@@ -12,15 +12,14 @@ from raysde.conditioning.conditioner import CLASS_WIDTH
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
-from raysde.config.places import resolve_place
+from raysde.config.places import drop_data_places, resolve_place
 from raysde.data.batches.microbatch import Feed
-from raysde.data.batches.plan import Plan
+from raysde.data.batches.plan import BatchPlan
 from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.manifest import Manifest, read_manifest
+from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
-from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.source_rows import MixedRows
 from raysde.data.dataset.verify import Verification, choose_verification, verify_here
 from raysde.data.dataset.view import View
 from raysde.images import tensors
@@ -29,8 +28,8 @@ from raysde.models.external_sde import ExternalSDE
 from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
-from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
-from raysde.runs.order import make_feed
+from raysde.precompute.lookup import describe_unused, latent_spec_of
+from raysde.runs.sources import RunSources, open_sources
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -67,12 +66,11 @@ class Run:
     """A recipe with its data set.
 
     Attributes:
-        config, manifest, spec: the recipe, the data set's manifest, and the description of the model.
+        config, manifest, spec: the recipe, the manifest of all its data, and the description of the model.
         feed: microbatches: plan, training rows, and the view of the images.
         held_out: row numbers for validation, int64 [N].
         steps: length of the run in optimizer steps.
-        text: precomputed caption embeddings, if they are used.
-        latents: precomputed latents to train on; None for pixels.
+        sources: the data sets.
     """
 
     config: RunConfig
@@ -81,18 +79,28 @@ class Run:
     feed: Feed
     held_out: np.ndarray
     steps: int
-    text: TextEmbeddings | None = None
-    latents: Latents | None = None
+    sources: RunSources
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BatchPlan:
         return self.feed.plan
+
+    @property
+    def text(self) -> TextEmbeddings | None:
+        """Precomputed caption embeddings, if they are used; those of the first of several data sets."""
+        return self.sources.sources[0].text
+
+    @property
+    def latents(self) -> Latents | None:
+        """Precomputed latents to train on, None for pixels; those of the first of several data sets."""
+        return self.sources.sources[0].latents
 
     @property
     def data_identity(self) -> dict[str, Any]:
         found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
         precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
-        return {**found, **precomputed}
+        sources = {} if self.sources.is_plain else {"sources": self.sources.identity}
+        return {**found, **precomputed, **sources}
 
 
 def open_run(config: RunConfig) -> Run:
@@ -101,29 +109,33 @@ def open_run(config: RunConfig) -> Run:
     Raises:
         ValueError: naming the key that does not fit.
     """
-    manifest = read_manifest(config.data.path, "data.path")
-    text = choose_text_encoder(manifest, config.text, config.data.precomputed)
+    sources = open_sources(config)
+    manifest, text = sources.manifest, sources.choose_text(config.text, config.data.precomputed)
     if text is not config.text:
         config = parse_recipe({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
     if text is not None and manifest.captions == 0:
         raise ValueError(
-            f"text is set, but the shards at {config.data.path} hold no captions; set text=null, or ingest captions"
+            f"text is set, but the shards at {manifest.path} hold no captions; set text=null, or ingest captions"
         )
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(
-            f"class_conditional is set, but the shards at {config.data.path} hold no labels"
+            f"class_conditional is set, but the shards at {manifest.path} hold no labels"
             "; set class_conditional=false, or ingest labels"
         )
     check_labels(config.sampling.labels, manifest)
     view = make_view(config, manifest)
-    rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
-    latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
+    rows, held_out = sources.split(config)
+    sde = make_sde(config, sources, rows, view)
+    if config.latent is not None:
+        sources = sources.with_latents(config.latent.vae, view.shape)
+    sources = sources.with_embeddings(text, config.data.precomputed)
+    latents = sources.sources[0].latents
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(
         image=image if latents is None else latents.shape,
         data_range=config.data.range,
         data_std=config.data.std,
-        sde=make_sde(config, manifest, rows, view),
+        sde=sde,
         network=config.network,
         target=config.target,
         text=text,
@@ -138,14 +150,14 @@ def open_run(config: RunConfig) -> Run:
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     conditions = {"captions": text is not None, "labels": config.class_conditional}
     fields = frozenset(name for name, wanted in conditions.items() if wanted)
-    feed = replace(make_feed(config, manifest, rows, view), fields=fields)
-    embeddings = find_embeddings(manifest, text, config.data.precomputed)
-    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
+    feed = replace(sources.feed(config, rows, view), fields=fields)
+    return Run(config, manifest, spec, feed, held_out, steps, sources)
 
 
 def list_remarks(run: Run) -> list[str]:
     """Return the warnings about a run before it starts, a sentence each."""
-    found = describe_unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    mode, folders = run.config.data.precomputed, run.sources.folders
+    found = [remark for manifest, used in folders for remark in describe_unused(manifest, used, mode)]
     if run.plan.batch > run.plan.rows:
         found.append(
             f"train.batch={run.plan.batch} is more than the {run.plan.rows} rows to train on: "
@@ -182,13 +194,13 @@ def make_view(config: RunConfig, manifest: Manifest) -> View:
             (size, "") if isinstance(size, int) else (format_size(shape or square), " and without --buckets")
         )
         raise ValueError(
-            f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
+            f"data.image_size={wanted}, but the shards at {manifest.path} hold buckets about {square[0]}; "
             f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
 
 
-def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
+def make_sde(config: RunConfig, sources: RunSources, rows: Rows | MixedRows, view: View) -> AnySDE | ExternalSDE:
     """Return the recipe's SDE; ``data.sigma_max_rows`` sets VE's sigma_max from a sample of the training images.
 
     Raises:
@@ -200,7 +212,9 @@ def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> A
     if not isinstance(config.sde, VE):
         raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}; leave it out")
     chosen = np.sort(np.random.default_rng(config.seed).choice(rows.count, min(count, rows.count), replace=False))
-    x0 = tensors.to_float(torch.from_numpy(Reader(manifest).read(rows[chosen], view).images), *config.data.range)
+    numbers = rows.first_epoch(chosen) if isinstance(rows, MixedRows) else rows[chosen]
+    images = sources.open_reader(frozenset()).read(numbers, view).images
+    x0 = tensors.to_float(torch.from_numpy(images), *config.data.range)
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
@@ -220,8 +234,11 @@ def check_run(run: Run, verify: Verifier = verify_here) -> list[str]:
     Raises:
         ValueError: naming the file or key at fault.
     """
-    folders = [derived for derived in (run.text, run.latents) if derived is not None]
-    remarks = verify(run.manifest, folders, choose_verification(run.config.data.verify, run.manifest.path))
+    remarks = [
+        remark
+        for manifest, folders in run.sources.folders
+        for remark in verify(manifest, folders, choose_verification(run.config.data.verify, manifest.path))
+    ]
     check_model(run.spec)
     train = run.config.train
     for part in (train.weighting, train.decay):
@@ -234,7 +251,7 @@ def check_run(run: Run, verify: Verifier = verify_here) -> list[str]:
 
 def identity_settings(run: Run) -> dict[str, Any]:
     """Return the settings that determine the numbers of a run and its length, as JSON values."""
-    flat = run.config.flat()
+    flat = {key: drop_data_places(key, value) for key, value in run.config.flat().items()}
     kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
     return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}
 
@@ -298,7 +315,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
-        if resolve_place(key, old) != resolve_place(key, new) and not key.startswith(MAY_CHANGE):
+        one, other = (drop_data_places(key, resolve_place(key, value)) for value in (old, new))
+        if one != other and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:
         raise ValueError(
@@ -307,7 +325,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         )
     if found.data["fingerprint"] != run.manifest.fingerprint:
         raise ValueError(
-            f"run {name!r} was trained on other data than {run.config.data.path} "
+            f"run {name!r} was trained on other data than {run.manifest.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint}); restore that data, or "
             "choose another name"
         )
@@ -318,7 +336,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         other = f"there were {found.spec.classes}, now {run.spec.classes}"
     if other is not None:
         raise ValueError(
-            f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}; choose another name"
+            f"run {name!r} knows other classes than the data at {run.manifest.path}: {other}; choose another name"
         )
     for kind in ("text", "latents"):
         before, present = (data.get(kind) for data in (found.data, run.data_identity))

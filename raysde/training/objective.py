@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ class Objective:
         criterion: weighting and reduction of the loss.
         times: distribution of t.
         condition_dropout: probability that an image's condition is dropped.
+        dropouts: with several data sets, the first row number of each, ascending, and its probability in place of
+            ``condition_dropout``.
         flip: True to mirror images with probability 1/2.
         precision: autocast dtype of the forward pass.
         data_range: float values of black and white.
@@ -47,11 +50,19 @@ class Objective:
     criterion: Criterion = field(default_factory=Criterion)
     times: Times = field(default_factory=Uniform)
     condition_dropout: float = 0.1
+    dropouts: tuple[tuple[int, float], ...] = ()
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
     latent: LatentSpec | None = None
     empty: Tensor | None = field(default=None, compare=False)
+
+    def dropout_of(self, rows: np.ndarray, device: torch.device) -> Tensor | float:
+        """Return the probability that the condition of each of the rows [B], by number, is dropped: [B], or one."""
+        if not self.dropouts:
+            return self.condition_dropout
+        starts, values = zip(*self.dropouts, strict=True)
+        return torch.tensor(values, device=device)[np.searchsorted(starts, rows, side="right") - 1]
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the loss of each image, [B], given the network's output, x0 and eps [B, ...] and t [B].
@@ -128,7 +139,7 @@ def microbatch_loss(
         mask=batch.context_mask,
     ).to(device)
     if not condition.is_empty:
-        drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
+        drop = torch.rand(count, generator=rng, device=device) < objective.dropout_of(batch.rows, device)
         condition = condition.drop_rows(drop, null_condition(model, objective).to(device))
     alpha, sigma = marginal_for(model.sde, t, x0)
     with torch.autocast(device.type, DTYPES[objective.precision], enabled=objective.precision != "fp32"):

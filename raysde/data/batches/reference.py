@@ -5,12 +5,17 @@ from functools import lru_cache
 from typing import TypeVar
 
 from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.mixed_plan import MixedPlan
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
+from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, hash_contents, read_derived
-from raysde.data.dataset.reader import FIELDS, Reader, open_dataset_reader
+from raysde.data.dataset.reader import FIELDS, Reader, check_unchanged, open_dataset_reader
+from raysde.data.dataset.source_rows import MixedRows, split_source
+from raysde.data.dataset.sources import Source, SourcesReader, merge_manifests
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
+from raysde.data.dataset.weights import Weights
 
 DerivedT = TypeVar("DerivedT", TextEmbeddings, Latents)
 
@@ -87,3 +92,76 @@ def _open_reference(reference: DataReference) -> tuple[Feed, Reader]:
     )
     rows, _ = split_rows(reader.manifest, reference.validation, reference.split_seed)
     return Feed(reference.plan, reference.rows(rows.layouts, rows.held), reference.view, reference.fields), reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReference:
+    """One of several data sets of a run.
+
+    Attributes:
+        path, fingerprint: location and content hash of the data set.
+        template: template of its captions, see :class:`raysde.data.dataset.sources.Source`.
+        weights: weights of its rows.
+        validation: number of its held-out rows.
+        text, latents: precomputed embeddings and latents to read, if any.
+    """
+
+    path: str
+    fingerprint: str
+    template: str | None = None
+    weights: Weights | None = None
+    validation: int | None = 0
+    text: DerivedReference | None = None
+    latents: DerivedReference | None = None
+
+    def open(self) -> Source:
+        """Return the data set.
+
+        Raises:
+            ValueError: if it, or a folder of precomputed values, was changed.
+        """
+        manifest = read_manifest(self.path)
+        check_unchanged(manifest, self.fingerprint)
+        text, latents = self.text, self.latents
+        return Source(
+            manifest,
+            self.template,
+            None if text is None else text.open(TextEmbeddings),
+            None if latents is None else latents.open(Latents),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesReference:
+    """Several data sets, or one with weighted rows, with the plan of a run over them.
+
+    Attributes:
+        sources: the data sets.
+        plan, view, split_seed, fields: see :class:`DataReference`.
+    """
+
+    sources: tuple[SourceReference, ...]
+    plan: MixedPlan
+    view: View = field(default_factory=View)
+    split_seed: int = 0
+    fields: frozenset[str] = FIELDS
+
+    def open(self) -> tuple[Feed, SourcesReader]:
+        """Return the microbatches and this process's reader; repeated calls return the same ones.
+
+        Raises:
+            ValueError: if a data set, or a folder of precomputed values, was changed.
+        """
+        return _open_sources(self)
+
+
+@lru_cache(maxsize=2)
+def _open_sources(reference: SourcesReference) -> tuple[Feed, SourcesReader]:
+    sources = [each.open() for each in reference.sources]
+    reader = SourcesReader(sources, merge_manifests(sources), wanted=reference.fields)
+    rows = tuple(
+        split_source(source.manifest, each.weights, each.validation, reference.split_seed)[0]
+        for source, each in zip(sources, reference.sources, strict=True)
+    )
+    starts = tuple(reader.starts[:-1].tolist())
+    return Feed(reference.plan, MixedRows(rows, starts), reference.view, reference.fields), reader

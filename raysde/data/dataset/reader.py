@@ -242,9 +242,20 @@ def open_dataset_reader(
         ValueError: if the data set no longer has the fingerprint.
     """
     manifest = read_manifest(path)
-    if manifest.fingerprint != fingerprint:
-        raise ValueError(f"the data set at {path} was changed while it was in use; restore it, or start a new run")
+    check_unchanged(manifest, fingerprint)
     return Reader(manifest, text=text, latents=latents, fields=fields)
+
+
+def check_unchanged(manifest: Manifest, fingerprint: str) -> None:
+    """Check that a data set has the fingerprint that it had when a run began to use it.
+
+    Raises:
+        ValueError: if it has another.
+    """
+    if manifest.fingerprint != fingerprint:
+        raise ValueError(
+            f"the data set at {manifest.path} was changed while it was in use; restore it, or start a new run"
+        )
 
 
 def open_segments(manifest: Manifest) -> Segments | None:

@@ -1,6 +1,7 @@
 """Split of a data set's rows into training rows and held-out rows, and the size of the shuffle window."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -70,3 +71,13 @@ def lane_window(manifest: Manifest, rows: int, batch: int, microbatch: int, want
     whole = math.lcm(unit, group // math.gcd(group, microbatch))  # a lane then takes whole row groups
     steps = min((-(-steps // each) * each for each in (whole, unit)), key=lambda found: found > 1.5 * steps)
     return min(rows, steps * batch)
+
+
+def split_budget(sizes: Sequence[int], budget: int) -> list[int]:
+    """Return the part of a budget for each size: small ones get their size, the others equal parts of the rest."""
+    result, left = [0] * len(sizes), budget
+    order = sorted(range(len(sizes)), key=lambda number: (sizes[number], number))
+    for done, number in enumerate(order):
+        result[number] = min(sizes[number], left // (len(sizes) - done))
+        left -= result[number]
+    return result
