@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,13 +14,14 @@ from pydantic import (
     model_validator,
 )
 
+from raysde.config.mixed_data import WEIGHTS, MixedData, WeightsField
 from raysde.config.names import check_alias, check_name
+from raysde.config.node import Count, Fraction, Node, Positive, PositiveInt
 from raysde.data.batches.shares import exact_shares
 from raysde.data.classes import class_name
-from raysde.data.dataset.sources import check_template
+from raysde.data.dataset.precomputed import LatentViews
 from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
-from raysde.data.dataset.weights import ColumnWeights
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
 from raysde.models.method_fields import make_key
@@ -35,14 +34,10 @@ from raysde.training.optimizers import Decay, Optimizer
 from raysde.training.posthoc_ema import check_std
 from raysde.training.time_sampling import Importance, LogNormal, Uniform, UniformLogSnr
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, AfterValidator(partial(check_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(check_alias)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 LabelName = Annotated[str, BeforeValidator(class_name)]
 
 
@@ -80,40 +75,6 @@ DecayField = Annotated[
     Annotated[Decay, Tag("name")] | Annotated[ExternalSchedule, Tag("external")], Discriminator(_union_tag)
 ]
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
-
-
-class Node(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _weights_tag(given: Any) -> str:
-    """Return the tag of a value in the union of ways to weigh rows."""
-    return "column" if isinstance(given, Mapping | ColumnWeights) else "name"
-
-
-WeightsField = Annotated[
-    Annotated[Literal["balanced"], Tag("name")] | Annotated[ColumnWeights, Tag("column")], Discriminator(_weights_tag)
-]
-WEIGHTS = (
-    "rows drawn more or less often: balanced draws every class equally often, {column: NAME} draws rows in proportion "
-    "to a numeric column of the shards; null draws each row once an epoch"
-)
-
-
-class MixedData(Node):
-    """One of several data sets that are mixed."""
-
-    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
-    weight: Positive = Field(description="share of the rows, in proportion to the weights of the other data sets")
-    weights: WeightsField | None = Field(None, description=WEIGHTS)
-    caption_template: Annotated[str, AfterValidator(check_template)] | None = Field(
-        None, description="captions in training, such as 'a photo of {caption}' or 'a photo of a {label}'"
-    )
-    condition_dropout: Fraction | None = Field(
-        None, description="share of this data set's captions and labels dropped; null: train.condition_dropout"
-    )
 
 
 class Data(Node):
@@ -206,6 +167,23 @@ class Latent(Node):
     vae: str = Field(
         description="AutoencoderKL of diffusers, by path or name; `raysde precompute SHARDS --vae` encodes the images"
     )
+    flip: bool = Field(False, description="mirror images at random; precomputed with --flip")
+    crops: Count = Field(
+        0, description="random crops of each image, one of which or the whole image is drawn; precomputed with --crops"
+    )
+    scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0), description="side of a crop, as a share of the whole image: [smallest, largest]"
+    )
+
+    @property
+    def views(self) -> LatentViews:
+        """The views of each image."""
+        return LatentViews(flip=self.flip, crops=self.crops, scale=self.scale)
+
+    @model_validator(mode="after")
+    def _views(self) -> Self:
+        assert self.views.count
+        return self
 
 
 class Length(Node):

@@ -127,7 +127,7 @@ def open_run(config: RunConfig) -> Run:
     rows, held_out = sources.split(config)
     sde = make_sde(config, sources, rows, view)
     if config.latent is not None:
-        sources = sources.with_latents(config.latent.vae, view.shape)
+        sources = sources.with_latents(config.latent, view.shape)
     sources = sources.with_embeddings(text, config.data.precomputed)
     latents = sources.sources[0].latents
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image

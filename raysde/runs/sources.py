@@ -9,7 +9,7 @@ import numpy as np
 
 from raysde.conditioning.text import AutoText
 from raysde.config.loading import RunConfig
-from raysde.config.sections import MixedData
+from raysde.config.sections import Latent, MixedData
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.mixed_plan import MixedPlan, SourceSize, plan_sources
 from raysde.data.batches.plan import Plan
@@ -240,13 +240,13 @@ class RunSources:
                 )
         return self._with(text=found)
 
-    def with_latents(self, vae: str, shape: tuple[int, int] | None) -> "RunSources":
+    def with_latents(self, latent: Latent, shape: tuple[int, int] | None) -> "RunSources":
         """Return the data sets with their latents.
 
         Raises:
             ValueError: as :func:`raysde.precompute.lookup.find_latents`, or if their number types differ.
         """
-        found = [find_latents(source.manifest, vae, shape) for source in self.sources]
+        found = [find_latents(source.manifest, latent.vae, shape, latent.views) for source in self.sources]
         _check_alike([source.manifest for source in self.sources], found, "the same --dtype")
         return self._with(latents=found)
 

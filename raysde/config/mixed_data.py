@@ -1,0 +1,38 @@
+"""The entries of ``data.mix``, and the weights of rows."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from raysde.config.node import Fraction, Node, Positive
+from raysde.data.dataset.sources import check_template
+from raysde.data.dataset.weights import ColumnWeights
+
+
+def _weights_tag(given: Any) -> str:
+    """Return the tag of a value in the union of ways to weigh rows."""
+    return "column" if isinstance(given, Mapping | ColumnWeights) else "name"
+
+
+WeightsField = Annotated[
+    Annotated[Literal["balanced"], Tag("name")] | Annotated[ColumnWeights, Tag("column")], Discriminator(_weights_tag)
+]
+WEIGHTS = (
+    "rows drawn more or less often: balanced draws every class equally often, {column: NAME} draws rows in proportion "
+    "to a numeric column of the shards; null draws each row once an epoch"
+)
+
+
+class MixedData(Node):
+    """One of several data sets that are mixed."""
+
+    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    weight: Positive = Field(description="share of the rows, in proportion to the weights of the other data sets")
+    weights: WeightsField | None = Field(None, description=WEIGHTS)
+    caption_template: Annotated[str, AfterValidator(check_template)] | None = Field(
+        None, description="captions in training, such as 'a photo of {caption}' or 'a photo of a {label}'"
+    )
+    condition_dropout: Fraction | None = Field(
+        None, description="share of this data set's captions and labels dropped; null: train.condition_dropout"
+    )
