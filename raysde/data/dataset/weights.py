@@ -46,7 +46,7 @@ def weigh_rows(manifest: Manifest, rows: Rows, weights: Weights, seed: int) -> W
     numbers = rows[np.arange(rows.count)]
     values = np.full(manifest.rows, np.nan)
     trained = np.flatnonzero(manifest.shards.in_split("train")).tolist()
-    with closing(map_ahead(lambda shard: _read_column(manifest, shard, name), trained)) as columns:
+    with closing(map_ahead(lambda shard: _read_column(manifest, shard, weights), trained)) as columns:
         for shard, column in zip(trained, columns, strict=True):
             first, last = manifest.starts[shard : shard + 2]
             values[first:last] = _number_labels(column, manifest) if weights == "balanced" else _floats(column)
@@ -69,8 +69,8 @@ def weigh_rows(manifest: Manifest, rows: Rows, weights: Weights, seed: int) -> W
     return WeightedRows.of(rows, found, manifest.row_group, seed)
 
 
-def _read_column(manifest: Manifest, shard: int, name: str) -> pa.ChunkedArray:
-    """Return a column of a shard.
+def _read_column(manifest: Manifest, shard: int, weights: Weights) -> pa.ChunkedArray:
+    """Return the column of a shard that the weights need.
 
     Raises:
         ValueError: if the shard is missing or damaged, has no such column, or a weight is no number.
@@ -83,7 +83,8 @@ def _read_column(manifest: Manifest, shard: int, name: str) -> pa.ChunkedArray:
             numeric = [
                 each.name for each in schema if pa.types.is_integer(each.type) or pa.types.is_floating(each.type)
             ]
-            if name != "label" and name not in numeric:
+            name = "label" if weights == "balanced" else weights.column
+            if weights != "balanced" and name not in numeric:
                 raise ValueError(
                     f"data.weights.column: {where} has no column of numbers {name!r}{did_you_mean(name, numeric)}; "
                     f"it has {', '.join(numeric)}"
