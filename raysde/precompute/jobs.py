@@ -208,7 +208,7 @@ class LatentsJob:
     @property
     def _views(self) -> list[Any]:
         """Settings of the views as JSON values; none for the whole image alone, as before there were views."""
-        return [] if self.views.count == 1 else list(asdict(self.views).values())
+        return [] if self.views.count == 1 else [self.views.flip, self.views.crops, *self.views.scale]
 
     @property
     def identity(self) -> dict[str, Any]:
