@@ -108,6 +108,20 @@ def test_a_lane_reads_few_row_groups():
                 assert len(np.unique(inside // 16)) <= len(inside) / 16 + 2 + 3 * (epochs - 1)
 
 
+def test_epochs_and_sources_have_a_different_order_each():
+    """Permutations of 77 and 1,000 rows agree in Poisson(1) places: at most 8 of them."""
+    for source in (SMALL, LARGE):
+        plan = planned((1, 1), source, source, steps=1)
+        numbers, places = drawn(plan, 0, 4 * 2 * source.rows // plan.batch + 1)
+        orders = []
+        for number in (0, 1):
+            own = places[numbers == number]
+            orders += [own[own // source.rows == epoch] % source.rows for epoch in range(3)]
+        assert max((orders[a] == orders[b]).sum() for a in range(6) for b in range(a)) <= 8 * (
+            16 if source.laned else 1
+        )
+
+
 def test_small_sources_are_shuffled_at_once():
     """Sources that fit into 192 MB together stay in the cache; a user's window decides by the rows of each in it."""
     sizes = [SourceSize(10**6, 25_000.0, 64), SourceSize(1000, 25_000.0, 64), SourceSize(5000, 25_000.0, 64)]
