@@ -162,6 +162,11 @@ def open_setting(setting: Setting, manifest: Manifest) -> AnyReader:
     return SourcesReader(sources, merge_manifests(sources))
 
 
+def count_cached(reader: AnyReader) -> int:
+    """Return the bytes of encoded row groups that a reader keeps."""
+    return sum(each.groups.bytes for each in (reader.readers if isinstance(reader, SourcesReader) else (reader,)))
+
+
 def count_reads(setting: Setting) -> Iterator[Figure]:
     """Yield the figures of one setting: its blocks are read by processes that are drawn at random."""
     manifest, plan, rows = plan_of(setting.image, setting.group, setting.microbatch, setting.shards)
@@ -195,8 +200,7 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
                     found = np.concatenate(block)
                     used += int(sizes[found % SHARD_ROWS].sum())
                     groups += len(np.unique(found // setting.group))
-                    own = reader.readers if isinstance(reader, SourcesReader) else (reader,)
-                    peak = max(peak, sum(each.groups.bytes for each in own))
+                    peak = max(peak, count_cached(reader))
         del readers, reader  # before the pool of their memory
     reads = store.read()
     yield Figure(f"bytes read ÷ bytes of the images used: {setting.name}", sum(reads) / used, setting.bar)
