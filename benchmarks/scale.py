@@ -22,6 +22,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.mixed_plan import SourceSize, plan_sources
 from raysde.data.batches.plan import LANED, Plan
 from raysde.data.dataset.layout import AlignedRows, Rows
 from raysde.data.dataset.manifest import SCHEMA, Manifest
@@ -30,6 +31,8 @@ from raysde.data.dataset.segments import Segments, segment_lengths
 from raysde.data.dataset.selection import Selection, count_before_groups
 from raysde.data.dataset.shard_table import Shard
 from raysde.data.dataset.shards import write_shard
+from raysde.data.dataset.source_rows import MixedRows, split_source
+from raysde.data.dataset.sources import AnyReader, Source, SourcesReader, merge_manifests
 from raysde.data.dataset.split import filtered_window, lane_window, split_rows
 from tests.support.counted_store import folder_store
 
@@ -81,6 +84,7 @@ class Setting:
         bar: bound of the bytes read, as a multiple of the bytes of the images used.
         share: share of the rows that a filter selects, at random; the bytes read count times this share, since a row
             group is read whole.
+        shares: shares of several such data sets that are mixed; empty for one data set.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Setting:
     segments: int
     bar: float
     share: float = 1.0
+    shares: tuple[int, ...] = ()
 
 
 SETTINGS = [
@@ -102,6 +107,7 @@ SETTINGS = [
     Setting("512 px 200 KB, 128 workers, 1,024 processes", 200_000, 8, 16, 260, 1024, 2, 2.5),
     Setting("256 px 25 KB, 8 workers, 32 processes, a filter of 30%", 25_000, 64, 16, 260, 32, 1, 2.0, 0.3),
     Setting("256 px 25 KB, 8 workers, 32 processes, a filter of 90%", 25_000, 64, 16, 260, 32, 1, 2.0, 0.9),
+    Setting("256 px 25 KB, 1,024 processes, two data sets 7 : 3", 25_000, 64, 16, 260, 1024, 1, 2.5, shares=(7, 3)),
 ]
 
 
@@ -120,6 +126,14 @@ def reading() -> Iterator[Figure]:
             yield Figure(
                 f"row groups in a batch of {BATCH}, microbatch {microbatch}, {image // 1000} KB", mixed, 500, True
             )
+    manifest, _, _ = plan_of(25_000, 64, 16, 260)
+    feed = mix_feed(manifest, (7, 3), 16)
+    batches = [
+        np.concatenate([feed.rows[feed.plan.rows_of(step, index)] for index in range(feed.plan.microbatches)])
+        for step in range(0, 400, 37)
+    ]
+    mixed = min(len(np.unique(batch // 64)) for batch in batches)
+    yield Figure(f"row groups in a batch of {BATCH} of two data sets, microbatch 16, 25 KB", mixed, 500, True)
 
 
 def plan_of(image: int, group: int, microbatch: int, shards: int, share: float = 1.0) -> tuple[Manifest, Plan, Rows]:
@@ -144,6 +158,27 @@ def plan_of(image: int, group: int, microbatch: int, shards: int, share: float =
     return manifest, plan, rows
 
 
+def mix_feed(manifest: Manifest, shares: tuple[int, ...], microbatch: int) -> Feed:
+    """Return the microbatches of a mixture of equal data sets."""
+    parts = tuple(split_source(manifest, None, 0, 0)[0] for _ in shares)
+    sizes = [SourceSize(part.count, manifest.bytes / manifest.rows, manifest.row_group) for part in parts]
+    starts = tuple(number * manifest.rows for number in range(len(shares)))
+    return Feed(plan_sources(sizes, shares, BATCH, microbatch, 0, None), MixedRows(parts, starts))
+
+
+def open_setting(setting: Setting, manifest: Manifest) -> AnyReader:
+    """Return a process's reader of a setting."""
+    if not setting.shares:
+        return Reader(manifest)
+    sources = [Source(manifest) for _ in setting.shares]
+    return SourcesReader(sources, merge_manifests(sources))
+
+
+def count_cached(reader: AnyReader) -> int:
+    """Return the bytes of encoded row groups that a reader keeps."""
+    return sum(each.groups.bytes for each in (reader.readers if isinstance(reader, SourcesReader) else (reader,)))
+
+
 def count_reads(setting: Setting) -> Iterator[Figure]:
     """Yield the figures of one setting: its blocks are read by processes that are drawn at random."""
     manifest, plan, rows = plan_of(setting.image, setting.group, setting.microbatch, setting.shards, setting.share)
@@ -154,8 +189,9 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
         generator = np.random.default_rng(0)
         first = int(generator.integers(1000))
         used = groups = peak = 0
-        readers: dict[int, Reader] = {}
-        feed = Feed(plan, rows)
+        readers: dict[int, AnyReader] = {}
+        feed = mix_feed(manifest, setting.shares, setting.microbatch) if setting.shares else Feed(plan, rows)
+        steps = feed.plan.segment
         pool = pa.proxy_memory_pool(pa.system_memory_pool())
         with (
             use_pool(pool),
@@ -166,15 +202,17 @@ def count_reads(setting: Setting) -> Iterator[Figure]:
             for segment in range(first, first + setting.segments):
                 for index in range(plan.microbatches):
                     process = int(generator.integers(setting.processes))
-                    reader = readers.setdefault(process, Reader(replace(manifest, path=store.uri("shards"))))
+                    reader = readers.setdefault(
+                        process, open_setting(setting, replace(manifest, path=store.uri("shards")))
+                    )
                     block = []
-                    for step in range(segment * plan.segment, (segment + 1) * plan.segment):
+                    for step in range(segment * steps, (segment + 1) * steps):
                         chosen, _ = feed.read(reader, step, index)
                         block.append(chosen)
                     found = np.concatenate(block)
                     used += int(sizes[found % SHARD_ROWS].sum())
                     groups += len(np.unique(found // setting.group))
-                    peak = max(peak, reader.groups.bytes)
+                    peak = max(peak, count_cached(reader))
         del readers, reader  # before the pool of their memory
     reads = store.read()
     times = "" if setting.share == 1.0 else f" times {setting.share:g}"

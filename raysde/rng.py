@@ -52,6 +52,8 @@ PLANES = 15
 """Streams of holes, noise and dropout of image conditions, keyed by step and microbatch."""
 GIVEN = 16
 """Streams of the noise added to given image conditions, keyed by image index."""
+WEIGHTS = 17
+"""Stream of the first offset at which weighted rows are drawn."""
 
 
 def key(seed: int, *path: int) -> int:

@@ -31,9 +31,7 @@ from raysde.data.batches.arrow import from_table
 from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
 from raysde.data.batches.microbatch import Microbatch
 from raysde.data.batches.prefetch import fetch_ahead
-from raysde.data.batches.reference import DataReference, DerivedReference, SelectionReference
 from raysde.data.dataset.precomputed import NUMBERS
-from raysde.runs.data_record import selection_path
 from raysde.runs.run import Run
 
 MOST_BLOCKS = 32
@@ -51,7 +49,8 @@ def row_bytes(run: Run) -> int:
     image = math.prod(run.spec.image)
     if run.latents is not None:
         image *= 2 * NUMBERS[run.latents.dtype].itemsize
-    text = 0 if run.text is None else sum(file.bytes for file in run.text.files) // max(1, run.manifest.captions)
+    texts = [source.text for source in run.sources.sources if source.text is not None]
+    text = sum(file.bytes for each in texts for file in each.files) // max(1, run.manifest.captions)
     return image + text
 
 
@@ -59,21 +58,7 @@ def stream_spec(run: Run, start: int, stop: int | None = None) -> StreamSpec:
     """Return the stream of a run's plan positions [start, stop); None stops at the run's length."""
     data, size = run.config.data, row_bytes(run)
     return StreamSpec(
-        data=DataReference(
-            path=run.manifest.path,
-            fingerprint=run.manifest.fingerprint,
-            plan=run.plan,
-            view=run.feed.view,
-            validation=run.config.validation.rows,
-            split_seed=run.config.seed,
-            rows=type(run.feed.rows),
-            fields=run.feed.fields,
-            text=DerivedReference.of(run.text),
-            latents=DerivedReference.of(run.latents),
-            selection=None
-            if run.selection is None
-            else SelectionReference(selection_path(run.config, run.manifest), run.selection.sha256),
-        ),
+        data=run.sources.reference(run.config, run.feed),
         start=start,
         stop=run.steps if stop is None else stop,
         block_steps=run.plan.steps_together(

@@ -194,7 +194,7 @@ def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str,
         ValueError: if there are checkpoints and none is whole.
     """
     step = resume_step(run, speak, damaged)
-    record_data(run.config, run.manifest, run.selection)
+    record_data(run.config, run.sources.sources)
     system, root = open_filesystem(child_path(storage.absolute_location(run.config.storage), run.config.name, SNAPSHOT))
     found = system.get_file_info(root).type
     if found == FileType.Directory:

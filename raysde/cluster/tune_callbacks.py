@@ -65,7 +65,7 @@ class Children:
         If the driver dies before a validation is reported, the resumed trial repeats that validation.
         """
         tree, base = vary_recipe(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
-        data = {**copy.deepcopy(tree["data"]), "path": self.recipe.data.path}
+        data = {**copy.deepcopy(tree["data"]), **{name: base["data"][name] for name in ("path", "mix")}}
         sampling = {**base["sampling"], "every": 0}
         resources = {**base["resources"], "cpus_per_worker": share.cpus, "gpu": share.gpu}
         own: dict[str, Any] = {

@@ -34,7 +34,7 @@ from raysde.cluster.tune_callbacks import Asked, Children, Judged, Refusal
 from raysde.cluster.verify import verify_data
 from raysde.config import loading
 from raysde.config.names import check_sweep_name
-from raysde.config.places import resolve_places
+from raysde.config.places import drop_data_places, resolve_places
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child_path, write_bytes
 from raysde.io.progress import say
@@ -162,10 +162,12 @@ def list_running(sweep: Sweep, parent: str) -> list[str]:
 
 def sweep_definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
     """Return the settings that must not change when a sweep is resumed."""
-    flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
+    flat = {
+        key: drop_data_places(key, value) for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)
+    }
     if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the number of workers
         flat["resources.workers"] = run.config.resources.most
-    data = {key: value for key, value in run.data_identity.items() if key != "path"}
+    data = {key: value for key, value in run.data_identity.items() if key not in ("path", "sources")}
     # a list of pairs, since a grid depends on the order of its axes
     space = list(settings.space.items())
     return {"recipe": flat, "data": data, "space": space, "search": settings.search, "seed": settings.seed}

@@ -24,7 +24,6 @@ from raysde.cluster.resources import DataShare, assign_data_share, list_live_nod
 from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
-from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World, current_world
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
@@ -132,7 +131,7 @@ def read_microbatches(run: Run, start: int, stop: int, world: World, cpus: float
         ValueError: if there are more workers than microbatches.
     """
     if run.config.data.stream == "worker":
-        reader = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields)
+        reader = run.sources.open_reader(run.feed.fields)
         return read_batches(run.feed, reader, start, stop, world.rank, world.size)
     from raysde.cluster.stream import read_stream, stream_spec  # loads Ray Data
 

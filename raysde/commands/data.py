@@ -11,6 +11,7 @@ from raysde.io.amounts import amount
 if TYPE_CHECKING:
     from raysde.data.dataset.manifest import Manifest
     from raysde.data.dataset.verify import Verification
+    from raysde.runs.run import Run
 
 COMPARED = {
     "hash": "sizes, columns and hashes",
@@ -24,10 +25,13 @@ def add_inspect_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `raysde inspect`."""
     command.description = (
         "Describes a data set, checks its shards, and writes a contact sheet of some images; or lists the checkpoints "
-        "of a run."
+        "of a run. Of several data sets, also says what a recipe gets that mixes them."
     )
     command.add_argument(
-        "shards", help="folder or URI with a manifest.json; or the folder of a run, or RUN@best, RUN@last or RUN@STEP"
+        "shards",
+        nargs="+",
+        help="folder or URI with a manifest.json, several for a mixture; or the folder of a run, or RUN@best, RUN@last "
+        "or RUN@STEP",
     )
     command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
     command.add_argument("-n", type=int, default=48, help="number of images on the sheet (default %(default)s)")
@@ -61,20 +65,44 @@ def run_inspect(args: argparse.Namespace) -> None:
     from raysde.data.dataset.versions import choose_version
     from raysde.images.tensors import save_picture
 
-    run, name = split_name(args.shards)
-    if (name is not None and run.is_dir()) or is_run(run):
+    run, name = split_name(args.shards[0])
+    if len(args.shards) == 1 and ((name is not None and run.is_dir()) or is_run(run)):
         print(format_checkpoints(run, name))
         return
+    if args.version is not None and len(args.shards) > 1:
+        raise ValueError("--version goes with one data set; leave it out, or inspect them one by one")
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     target = Path(args.sheet).expanduser()
     check_picture("--sheet", target)
-    manifest = read_manifest(args.shards, version=choose_version(args.shards, args.version, "--version"))
-    print("\n".join(describe_manifest(manifest)))
-    for line in check_shards(manifest, fast=args.fast):
-        print(line)
-    save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), target)
-    print(f"contact sheet  {target}")
+    manifests = [read_manifest(path, version=choose_version(path, args.version, "--version")) for path in args.shards]
+    for number, manifest in enumerate(manifests):
+        print("\n".join(describe_manifest(manifest)))
+        for line in check_shards(manifest, fast=args.fast):
+            print(line)
+        sheet = target.with_stem(f"{target.stem}-{number}") if number else target
+        save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), sheet)
+        print(f"contact sheet  {sheet}")
+    if len(manifests) > 1:
+        print("\n".join(describe_mixture(manifests)))
+
+
+def describe_mixture(manifests: "list[Manifest]") -> list[str]:
+    """Return the lines of text about several data sets together.
+
+    Raises:
+        ValueError: if a recipe cannot mix them.
+    """
+    from raysde.data.dataset.sources import Source, check_shapes, merge_manifests
+
+    sources = [Source(manifest) for manifest in manifests]
+    merged = merge_manifests(sources)
+    check_shapes(sources)
+    return [
+        f"together       {merged.rows_in('train')} rows for training, {merged.rows_in('validation')} for validation",
+        f"fingerprint    {merged.fingerprint}",
+        f"classes        {merged.classes}, united by name",
+    ]
 
 
 def check_shards(manifest: "Manifest", *, fast: bool) -> Iterator[str]:
@@ -107,13 +135,14 @@ def run_plan(args: argparse.Namespace) -> None:
     """
     from raysde.checkpoints import storage
     from raysde.config import loading
-    from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run
 
     run = open_run(loading.load_recipe(args.recipe, args.overrides))
     if not 0 <= args.step < run.steps:
         raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
-    reader = Reader(run.manifest)
+    reader = run.sources.open_reader(frozenset())
+    for line in describe_shares(run):
+        print(line)
     found = storage.find_newest_checkpoint(run.config.storage, run.config.name)
     position = args.step if found is None or found.description is None else found.description.bad.position(args.step)
     shifted = "" if position == args.step else f", plan position {position}"
@@ -126,4 +155,19 @@ def run_plan(args: argparse.Namespace) -> None:
         for row in run.feed.rows[run.plan.rows_of(position, index)].tolist():
             about = reader.about(row)
             said = " | ".join(about["captions"])  # type: ignore[arg-type]
-            print(index, row, about["shard"], about["key"], about["label"] or "-", said or "-", sep="\t")
+            shard = about["shard"] if "source" not in about else f"{about['source']}/{about['shard']}"
+            print(index, row, shard, about["key"], about["label"] or "-", said or "-", sep="\t")
+
+
+def describe_shares(run: "Run") -> Iterator[str]:
+    """Yield a line for each of several data sets of a run: its share, and the epochs of it in the whole run."""
+    sources = run.sources
+    if sources.is_plain:
+        return
+    total = sum(sources.shares)
+    for source, share in zip(sources.sources, sources.shares, strict=True):
+        rows = run.steps * run.plan.batch * share / total
+        yield (
+            f"# {source.manifest.path}: {share} of {total} rows, {amount(source.manifest.rows, 'row')} seen about "
+            f"{rows / max(1, source.manifest.rows_in('train')):.3g} times in the run"
+        )

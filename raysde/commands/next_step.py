@@ -34,7 +34,9 @@ def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -
     from raysde.data.dataset.shards import distinct_captions
 
     if spec.text is not None:
-        known = recipe.get("sampling.prompts") or distinct_captions(read_manifest(data["path"]), 1)
+        paths = [each["path"] for each in data.get("sources", ())] or [data["path"]]
+        captions = (distinct_captions(read_manifest(path), 1) for path in paths)
+        known = recipe.get("sampling.prompts") or next(filter(None, captions), [])
         return ["--prompt", known[0]] if known else []
     if spec.classes:
         known = recipe.get("sampling.labels") or spec.class_names or ["0"]

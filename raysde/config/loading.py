@@ -188,7 +188,8 @@ def _describe_error(error: ValidationError) -> str:
     path: list[str] = []
     for number, part in enumerate(first["loc"], 1):
         # pydantic also names the member of a union that it tried, such as the kind of a node, which is no key
-        if isinstance(part, int) or ".".join([*path, part]) in meanings or (is_unknown and number == len(first["loc"])):
+        is_in_list = isinstance(part, int) or (bool(path) and path[-1].isdigit())
+        if is_in_list or ".".join([*path, str(part)]) in meanings or (is_unknown and number == len(first["loc"])):
             path.append(str(part))
     where = ".".join(path)
     if is_unknown and where in meanings:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from raysde.config.sections import Count, Node, PositiveInt, Seed
+from raysde.config.node import Count, Node, PositiveInt
+from raysde.config.sections import Seed
 from raysde.evaluation.metric import Better, known_direction
 from raysde.models.sampling_defaults import check_settings
 from raysde.training.ranking import BY_LOSS, Mode

@@ -18,17 +18,37 @@ PLACES = {
     "tracking.uri": resolve_database,
 }
 """Keys of a recipe that hold a path, and the function that makes each absolute; factories follow Python's own path."""
+MIX = "data.mix"
+"""The key with a list of mappings that hold a path each, resolved like ``data.path``."""
 
 
 def resolve_place(key: str, value: Any) -> Any:
     """Return the value of a key with its path made absolute; other values are unchanged."""
+    if key == MIX and isinstance(value, list):
+        return [_resolve_source(each) for each in value]
     return PLACES[key](value) if key in PLACES and isinstance(value, str) else value
+
+
+def _resolve_source(entry: Any) -> Any:
+    if not isinstance(entry, Mapping) or "path" not in entry:
+        return entry
+    return {**entry, "path": resolve_place("data.path", entry["path"])}
+
+
+def drop_data_places(key: str, value: Any) -> Any:
+    """Return the value of a key without paths and versions of the data sets in ``data.mix``.
+
+    Data sets may be moved, and their fingerprints identify them.
+    """
+    if key != MIX or value is None:
+        return value
+    return [{name: each[name] for name in each if name not in ("path", "version")} for each in value]
 
 
 def resolve_places_in_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's tree in which every path is absolute."""
     changed = copy.deepcopy(dict(tree))
-    for key in PLACES:
+    for key in (*PLACES, MIX):
         *parents, name = key.split(".")
         node: Any = changed
         for parent in parents:

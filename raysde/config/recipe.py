@@ -15,13 +15,12 @@ from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config.former import rename_former_keys
 from raysde.config.intervals import Interval
 from raysde.config.measuring import Keep, Validation
+from raysde.config.node import Node, PositiveInt
 from raysde.config.sections import (
     Attributes,
     Data,
     Latent,
     Name,
-    Node,
-    PositiveInt,
     Resources,
     Sampling,
     Seed,
@@ -189,7 +188,10 @@ class RunConfig(Node):
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
             if given:
-                raise ValueError(f"data.{key} works on pixels, which a recipe with latent.vae does not read; remove it")
+                also = f", or set latent.{'flip' if key == 'flip' else 'crops'}" if key in ("flip", "scale") else ""
+                raise ValueError(
+                    f"data.{key} works on pixels, which a recipe with latent.vae does not read; remove it{also}"
+                )
 
     @property
     def microbatch(self) -> int:

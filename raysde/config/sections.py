@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,9 +14,12 @@ from pydantic import (
     model_validator,
 )
 
+from raysde.config.mixed_data import FILTER, VERSION, WEIGHTS, FilterText, MixedData, WeightsField
 from raysde.config.names import check_alias, check_name
+from raysde.config.node import Count, Fraction, Node, Positive, PositiveInt
+from raysde.data.batches.shares import exact_shares
 from raysde.data.classes import class_name
-from raysde.data.dataset.filters import normalise_filter
+from raysde.data.dataset.precomputed import LatentViews
 from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
@@ -34,14 +35,10 @@ from raysde.training.optimizers import Decay, Optimizer
 from raysde.training.posthoc_ema import check_std
 from raysde.training.time_sampling import Importance, LogNormal, Uniform, UniformLogSnr
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, AfterValidator(partial(check_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(check_alias)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 LabelName = Annotated[str, BeforeValidator(class_name)]
 
 
@@ -61,7 +58,6 @@ def explain_choices(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
     return ", ".join(f"{name} ({choice.meaning})" for name, choice in table.items())
 
 
-FilterText = Annotated[str, AfterValidator(normalise_filter)]
 ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_join_equal_sides)]
 
 
@@ -82,26 +78,19 @@ DecayField = Annotated[
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
 
 
-class Node(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Data(Node):
     """The data set and its reading."""
 
-    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
-    version: PositiveInt | None = Field(
+    path: str | None = Field(None, description="folder or URI of the shards that `raysde ingest` made; or set data.mix")
+    mix: Annotated[tuple[MixedData, ...], Field(min_length=1)] | None = Field(
         None,
-        description="version of the data set, which `raysde ingest --append` counts up; null: the newest when the run "
-        "begins, on which the run stays",
+        description="several data sets in place of data.path, a list of {path, weight}; each entry may also have "
+        "version, filter, weights, caption_template and condition_dropout of its own. At every row of the run, each "
+        "data set has its share of the rows to within one row",
     )
-    filter: FilterText | None = Field(
-        None,
-        description="rows to train and validate on, by columns that `raysde ingest --keep-columns` kept, such as "
-        "\"aesthetic > 5 and width >= 256 and language in ['en', 'de']\"; null: all rows",
-    )
+    version: PositiveInt | None = Field(None, description=f"{VERSION}; with data.mix, set it in the entries")
+    filter: FilterText | None = Field(None, description=f"{FILTER}; with data.mix, set it in the entries")
+    weights: WeightsField | None = Field(None, description=f"{WEIGHTS}; with data.mix, set it in the entries")
     verify: Verification | None = Field(
         None,
         description="check of the shards before a run: hash reads them all; schema compares each one's size and "
@@ -146,6 +135,41 @@ class Data(Node):
         "`ray start --labels raysde=data`; null: all nodes",
     )
 
+    @property
+    def sources(self) -> tuple[MixedData, ...]:
+        """The data sets: those of ``mix``, or the one at ``path``."""
+        if self.mix is not None:
+            return self.mix
+        assert self.path is not None
+        return (MixedData(path=self.path, weight=1.0, version=self.version, filter=self.filter, weights=self.weights),)
+
+    @property
+    def is_plain(self) -> bool:
+        """True for one data set without weights."""
+        return self.mix is None and self.weights is None
+
+    @property
+    def place(self) -> str:
+        """Path of the data set, or of all data sets, for messages."""
+        return " + ".join(each.path for each in self.sources)
+
+    def key(self, number: int, name: str) -> str:
+        """Return the full key of a setting of data set ``number``."""
+        return f"data.{name}" if self.mix is None else f"data.mix.{number}.{name}"
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        if self.path is None and self.mix is None:
+            raise ValueError("path is required: the folder or URI of the shards; or set mix, a list of {path, weight}")
+        if self.path is not None and self.mix is not None:
+            raise ValueError("path and mix exclude each other; set data.path=null, or data.mix=null")
+        for name in ("version", "filter", "weights") if self.mix is not None else ():
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} goes with path; remove it, and give the entries of mix {name} of their own")
+        if self.mix is not None:
+            exact_shares([source.weight for source in self.mix])
+        return self
+
     @model_validator(mode="after")
     def _range(self) -> Self:
         if not self.range[0] < self.range[1]:
@@ -183,6 +207,23 @@ class Latent(Node):
     vae: str = Field(
         description="AutoencoderKL of diffusers, by path or name; `raysde precompute SHARDS --vae` encodes the images"
     )
+    flip: bool = Field(False, description="mirror images at random; precomputed with --flip")
+    crops: Count = Field(
+        0, description="random crops of each image, one of which or the whole image is drawn; precomputed with --crops"
+    )
+    scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0), description="side of a crop, as a share of the whole image: [smallest, largest]"
+    )
+
+    @property
+    def views(self) -> LatentViews:
+        """The views of each image."""
+        return LatentViews(flip=self.flip, crops=self.crops, scale=self.scale)
+
+    @model_validator(mode="after")
+    def _views(self) -> Self:
+        assert self.views.count
+        return self
 
 
 class Length(Node):

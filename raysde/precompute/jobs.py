@@ -17,9 +17,11 @@ from raysde.conditioning.text import PretrainedText, width_of
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import (
     NUMBERS,
+    WHOLE,
     Derived,
     Dtype,
     Latents,
+    LatentViews,
     PrecomputedFile,
     PrecomputedKind,
     TextEmbeddings,
@@ -29,6 +31,7 @@ from raysde.data.dataset.precomputed import (
     write_empty,
 )
 from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.view import View, draw_uniforms
 from raysde.io.filesystems import open_filesystem, resolve_folder_or_name
 from raysde.models.autoencoder import LatentSpec, encode_moments, latent_spec, load_vae, vae_hash
 
@@ -168,6 +171,7 @@ class LatentsJob:
         latent: the autoencoder and its latent space.
         dtype: number type of the stored moments.
         batch_size: number of images in a forward pass.
+        views: views of each image.
     """
 
     shards: str
@@ -176,9 +180,12 @@ class LatentsJob:
     latent: LatentSpec
     dtype: Dtype
     batch_size: int
+    views: LatentViews = WHOLE
 
     @classmethod
-    def of(cls, manifest: Manifest, vae: str, *, dtype: Dtype, batch_size: int) -> "LatentsJob":
+    def of(
+        cls, manifest: Manifest, vae: str, *, dtype: Dtype, batch_size: int, views: LatentViews = WHOLE
+    ) -> "LatentsJob":
         """Return the job for a data set and an autoencoder.
 
         Raises:
@@ -196,6 +203,7 @@ class LatentsJob:
             latent=latent,
             dtype=dtype,
             batch_size=batch_size,
+            views=views,
         )
 
     @property
@@ -204,8 +212,13 @@ class LatentsJob:
 
     @property
     def out(self) -> str:
-        settings = (self.dtype, *_own_name(self.fingerprint, self.version))
+        settings = (self.dtype, *_own_name(self.fingerprint, self.version), *self._views)
         return derived_folder("latents", self.shards, hash_identity(self.latent.sha256, *settings))
+
+    @property
+    def _views(self) -> list[Any]:
+        """Settings of the views as JSON values; none for the whole image alone, as before there were views."""
+        return [] if self.views.count == 1 else [self.views.flip, self.views.crops, *self.views.scale]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -214,6 +227,7 @@ class LatentsJob:
             "sha256": self.latent.sha256,
             "dtype": self.dtype,
             "batch_size": self.batch_size,
+            **({"views": self._views} if self._views else {}),
         }
 
     def units(self, manifest: Manifest) -> int:
@@ -225,8 +239,10 @@ class LatentsJob:
         vae, reader = load_vae(path).to(place), Reader(manifest)
 
         def encode_rows(rows: range) -> list[bytes]:
-            images = torch.from_numpy(reader.read(np.array(rows)).images).permute(0, 3, 1, 2).contiguous()
-            return [pack_numbers(each, self.dtype) for each in encode_moments(vae, images.to(place)).cpu().numpy()]
+            moments = [
+                encode_moments(vae, images.to(place)).cpu().numpy() for images in show_views(reader, rows, self.views)
+            ]
+            return [pack_numbers(np.stack(each), self.dtype) for each in zip(*moments, strict=True)]
 
         def groups(unit: int) -> Iterator[list[bytes]]:
             first, last = manifest.starts[unit : unit + 2].tolist()
@@ -249,12 +265,26 @@ class LatentsJob:
             dtype=self.dtype,
             fingerprint=self.fingerprint,
             files=tuple(files),
+            views=self.views,
         )
 
 
 def _own_name(fingerprint: str, version: int) -> tuple[str, ...]:
     """Return the setting that gives later versions of a data set folders of their own; none for the first."""
     return () if version == 1 else (fingerprint,)
+
+
+def show_views(reader: Reader, rows: range, views: LatentViews) -> Iterator[torch.Tensor]:
+    """Yield each view of some rows' images, uint8 [B, C, H, W]; the crops of a row depend on its number alone."""
+    for crop in range(1 + views.crops):
+        view, draws = View(), None
+        if crop:
+            view = View(crop="random", scale=views.scale)
+            draws = np.concatenate([draw_uniforms(0, row, crop, 1) for row in rows])
+        images = torch.from_numpy(reader.read(np.array(rows), view, draws).images).permute(0, 3, 1, 2).contiguous()
+        yield images
+        if views.flip:
+            yield images.flip(-1)
 
 
 def choose_device() -> torch.device:

@@ -7,7 +7,15 @@ from raysde.conditioning.embedder import encoder_hash
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.data.dataset.manifest import Manifest
-from raysde.data.dataset.precomputed import Derived, Latents, PrecomputedKind, TextEmbeddings, find_derived
+from raysde.data.dataset.precomputed import (
+    WHOLE,
+    Derived,
+    Latents,
+    LatentViews,
+    PrecomputedKind,
+    TextEmbeddings,
+    find_derived,
+)
 from raysde.data.dataset.versions import read_versions
 from raysde.images.sizes import format_size
 from raysde.io.filesystems import resolve_folder_or_name
@@ -129,15 +137,17 @@ def find_embeddings(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddi
     return None
 
 
-def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) -> Latents:
+def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None, views: LatentViews = WHOLE) -> Latents:
     """Return the latents by a recipe's autoencoder, fp32 if both number types exist.
 
     Args:
         vae: path or name of the autoencoder.
         shape: the recipe's image size (height, width); None for that of the stored images.
+        views: the recipe's views of each image.
 
     Raises:
-        ValueError: if there are no latents by these weights of these data, or the latents have another image size.
+        ValueError: if there are no latents by these weights of these data in these views, or the latents have another
+            image size.
     """
     sha256 = vae_hash(vae)
     folders = [each for each in _list_own("latents", manifest) if isinstance(each, Latents)]
@@ -146,9 +156,18 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
         stale = [f"; {each.path} is of sha256 {each.sha256[:12]}, data {each.fingerprint}" for each in folders]
         raise ValueError(
             f"latent.vae {vae!r} (sha256 {sha256[:12]}) has no latents of data {manifest.fingerprint} beside its shards"
-            f"{''.join(stale)}; run `raysde precompute {manifest.path} --vae {vae}`"
+            f"{''.join(stale)}; run `raysde precompute {manifest.path} --vae {vae}{_view_options(views)}`"
         )
-    found = max(same, key=lambda each: each.dtype)
+    fitting = [each for each in same if each.views == views]
+    if not fitting:
+        other = same[0].views
+        raise ValueError(
+            f"latent.flip={str(views.flip).lower()} latent.crops={views.crops} latent.scale={list(views.scale)}: "
+            f"{same[0].path} has other views, flip={str(other.flip).lower()} crops={other.crops} "
+            f"scale={list(other.scale)}; set these, or run `raysde precompute {manifest.path} --vae {vae}"
+            f"{_view_options(views)}`"
+        )
+    found = max(fitting, key=lambda each: each.dtype)
     if shape is not None and shape != found.pixels[1:]:
         asked = shape[0] if shape[0] == shape[1] else format_size(shape)
         raise ValueError(
@@ -156,6 +175,12 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
             "set data.image_size to that size, or to null"
         )
     return found
+
+
+def _view_options(views: LatentViews) -> str:
+    """Return the options of `raysde precompute` for these views."""
+    flip = " --flip" if views.flip else ""
+    return flip + (f" --crops {views.crops} --scale {views.scale[0]:g} {views.scale[1]:g}" if views.crops else "")
 
 
 def latent_spec_of(latents: Latents, vae: str) -> LatentSpec:

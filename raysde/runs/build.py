@@ -11,8 +11,6 @@ from raysde.config.intervals import seconds_of, steps_of
 from raysde.config.sections import Train
 from raysde.data.batches.microbatch import held_out_batches
 from raysde.data.dataset.precomputed_rows import Contexts
-from raysde.data.dataset.reader import open_dataset_reader
-from raysde.data.dataset.shards import distinct_captions
 from raysde.distributed.fsdp import autocast_evaluation, has_shards, shard_model
 from raysde.distributed.world import World, current_world
 from raysde.models.score import ScoreModel
@@ -59,8 +57,7 @@ def sample_captions(run: Run, world: World) -> list[str]:
     """
     if run.spec.text is None:
         return []
-    selected = None if run.selection is None else run.selection.in_rows
-    captions = distinct_captions(run.manifest, CAPTION_SAMPLE, selected) if world.is_first else []
+    captions = run.sources.sample_captions(CAPTION_SAMPLE) if world.is_first else []
     if isinstance(run.spec.text, ScratchText):
         captions = json.loads(world.share_text(json.dumps(captions)))
     return captions
@@ -124,6 +121,7 @@ def make_objective(run: Run) -> Objective:
         condition_dropout=train.condition_dropout,
         attribute_dropout=run.config.attributes.dropout,
         image_condition=run.spec.image_condition,
+        dropouts=run.sources.dropouts(train.condition_dropout),
         flip=run.config.data.flip,
         precision=train.precision,
         data_range=run.config.data.range,
@@ -165,8 +163,7 @@ def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, f
     """
     if not len(run.held_out):
         return None
-    data = run.manifest
-    reader = open_dataset_reader(data.path, data.fingerprint, run.text, run.latents, run.feed.fields)
+    reader = run.sources.share_reader(run.feed.fields)
     size = run.plan.microbatch
 
     def validate(model: ScoreModel) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The data of a run, recorded in its folder when it begins: the version of the data set, and the selected rows.
 
-STORAGE/NAME/data.json                 the data set's path, version and fingerprint, and the selection's hash
+STORAGE/NAME/data.json                 the data set's path, version and fingerprint, and the selection's hash; of
+                                       several or weighted data sets, a list "sources" of these
 STORAGE/NAME/selection-ID.arrow        the rows that data.filter selects, found again when the run resumes
 
 A run stays on the version on which it began, also if it is killed before its first checkpoint.
@@ -8,6 +9,7 @@ A run stays on the version on which it began, also if it is killed before its fi
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -16,7 +18,8 @@ from raysde.checkpoints import storage
 from raysde.config.loading import RunConfig
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.selection import Selection, select_rows
-from raysde.data.dataset.versions import find_version, read_versions
+from raysde.data.dataset.sources import Source
+from raysde.data.dataset.versions import choose_version, find_version, read_versions
 from raysde.io.filesystems import child_path, exists, open_filesystem, read_bytes, write_bytes, write_json
 from raysde.io.shared_file import open_shared_file
 from raysde.runs.identity import has_ended
@@ -24,26 +27,39 @@ from raysde.runs.identity import has_ended
 FILE = "data.json"
 
 
-def open_data(config: RunConfig) -> Manifest:
-    """Return the manifest of a run's data: of the recipe's version, else of the run's first one, else of the newest.
+def open_data(config: RunConfig, number: int) -> Manifest:
+    """Return the manifest of a run's data set: of the recipe's version, else of the run's first one, else the newest.
+
+    Args:
+        number: number of the data set in the recipe, from 0.
 
     Raises:
         ValueError: if there is no such data set or version, or a record of the run is damaged.
     """
-    wanted, path = config.data.version, config.data.path
-    if wanted is None and read_versions(path):
-        wanted = _version_of_run(config)
-    return read_manifest(path, "data.path", wanted)
+    entry = config.data.sources[number]
+    wanted = choose_version(entry.path, entry.version, config.data.key(number, "version"))
+    if entry.version is None and read_versions(entry.path):
+        wanted = _version_of_run(config, number) or wanted
+    return read_manifest(entry.path, config.data.key(number, "path"), wanted)
 
 
-def _version_of_run(config: RunConfig) -> int | None:
-    """Return the version on which a run began, by its checkpoint or its record; None for a new run."""
+def _version_of_run(config: RunConfig, number: int) -> int | None:
+    """Return the version of a data set on which a run began, by its checkpoint or its record; None for a new run."""
     found = storage.find_newest_checkpoint(config.storage, config.name)
     if found is not None and found.description is not None:
-        return find_version(config.data.path, found.description.data["fingerprint"])
-    folder = folder_of(config)
-    told = None if has_ended(folder) else read_record(folder)
-    return None if told is None else find_version(config.data.path, told["fingerprint"])
+        told = found.description.data
+    else:
+        folder = folder_of(config)
+        told = {} if has_ended(folder) else read_record(folder) or {}
+    known = _list_sources(told)
+    if number >= len(known):
+        return None
+    return find_version(config.data.sources[number].path, known[number]["fingerprint"])
+
+
+def _list_sources(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of the data sets in a record, or in the data of a checkpoint; none of an empty one."""
+    return told.get("sources", [told] if told else [])
 
 
 def folder_of(config: RunConfig) -> str:
@@ -64,62 +80,81 @@ def read_record(folder: str) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise ValueError(f"{place} is damaged: {error}; remove it") from None
-    if not isinstance(found, dict) or not {"path", "version", "fingerprint", "selection"} <= found.keys():
+    wanted = {"path", "version", "fingerprint", "selection"}
+    entries = _list_sources(found) if isinstance(found, dict) else []
+    if not entries or not all(isinstance(each, dict) and wanted <= each.keys() for each in entries):
         raise ValueError(f"{place} is damaged: it lacks path, version, fingerprint or selection; remove it")
     return found
 
 
-def selection_path(config: RunConfig, manifest: Manifest) -> str:
-    """Return the path or URI of a run's selection, named after the data, their kept columns and the filter."""
+def selection_path(config: RunConfig, manifest: Manifest, text: str) -> str:
+    """Return the path or URI of a run's selection, named after the data, their kept columns and the filter ``text``."""
     assert manifest.kept is not None, "a filter needs kept columns"
-    said = json.dumps([manifest.fingerprint, manifest.kept.identity(), config.data.filter])
+    said = json.dumps([manifest.fingerprint, manifest.kept.identity(), text])
     return child_path(folder_of(config), f"selection-{hashlib.sha256(said.encode()).hexdigest()[:16]}.arrow")
 
 
-def open_selection(config: RunConfig, manifest: Manifest) -> Selection | None:
-    """Return the rows that ``data.filter`` selects, from the run's folder if they are there; None without a filter.
+def open_selection(config: RunConfig, number: int, manifest: Manifest) -> Selection | None:
+    """Return the rows that a data set's filter selects, from the run's folder if they are there; None without a filter.
+
+    Args:
+        number: number of the data set in the recipe, from 0.
 
     Raises:
         ValueError: as :func:`raysde.data.dataset.selection.select_rows`, or if the stored selection is damaged.
     """
-    if config.data.filter is None:
+    text = config.data.sources[number].filter
+    if text is None:
         return None
     told = None if manifest.kept is None else read_record(folder_of(config))
-    if told is not None and told["selection"] is not None:
-        place = selection_path(config, manifest)
-        if told["selection"]["file"] == place.partition("?")[0].rpartition("/")[2] and exists(place):
+    for stored in [each["selection"] for each in _list_sources(told or {}) if each["selection"] is not None]:
+        place = selection_path(config, manifest, text)
+        if stored["file"] == _name_of(place) and exists(place):
             try:
-                return Selection.from_buffer(open_shared_file(place, told["selection"]["sha256"]))
+                return Selection.from_buffer(open_shared_file(place, stored["sha256"]))
             except ValueError as error:
                 raise ValueError(f"{place} is damaged: {error}; remove it, and it is computed again") from error
-    return select_rows(manifest, config.data.filter)
+    return select_rows(manifest, text, config.data.key(number, "filter"))
 
 
-def record_data(config: RunConfig, manifest: Manifest, selection: Selection | None) -> None:
-    """Write the record and the selection into a run's folder, if they are not there yet.
+def _name_of(place: str) -> str:
+    """Return the name of the file at a path or URI."""
+    return place.partition("?")[0].rpartition("/")[2]
+
+
+def record_data(config: RunConfig, sources: Sequence[Source]) -> None:
+    """Write the record and the selections into a run's folder, if they are not there yet.
+
+    Args:
+        sources: the data sets of the recipe, in its order.
 
     Raises:
         OSError: naming the file, if it cannot be written.
     """
     folder = folder_of(config)
-    content: dict[str, Any] = {
-        "path": manifest.path,
-        "version": manifest.version,
-        "fingerprint": manifest.fingerprint,
-        "selection": None,
-    }
-    if selection is not None:
-        place = selection_path(config, manifest)
-        content["selection"] = {
-            "file": place.partition("?")[0].rpartition("/")[2],
-            "sha256": selection.sha256,
-            "rows": selection.count,
-        }
+    entries: list[dict[str, Any]] = []
+    selections: dict[str, Selection] = {}
+    for source, entry in zip(sources, config.data.sources, strict=True):
+        manifest, selection, stored = source.manifest, source.selection, None
+        if selection is not None:
+            assert entry.filter is not None
+            place = selection_path(config, manifest, entry.filter)
+            selections[place] = selection
+            stored = {"file": _name_of(place), "sha256": selection.sha256, "rows": selection.count}
+        entries.append(
+            {
+                "path": manifest.path,
+                "version": manifest.version,
+                "fingerprint": manifest.fingerprint,
+                "selection": stored,
+            }
+        )
+    content = entries[0] if config.data.is_plain else {"sources": entries}
     if read_record(folder) == content:
         return
     system, inside = open_filesystem(folder)
     if isinstance(system, pafs.LocalFileSystem):
         system.create_dir(inside, recursive=True)
-    if selection is not None:
+    for place, selection in selections.items():
         write_bytes(place, memoryview(selection.content))
     write_json(child_path(folder, FILE), content)

@@ -184,7 +184,7 @@ def settle_run_word(run: Run) -> str:
         ValueError: if the identity file is damaged.
     """
     folder = run_folder(run)
-    record_data(run.config, run.manifest, run.selection)
+    record_data(run.config, run.sources.sources)
     return identity.settle_word(folder, identity_settings(run), begun=bool(identity.list_steps(folder)))
 
 

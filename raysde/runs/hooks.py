@@ -15,7 +15,6 @@ from torch import Tensor
 from raysde import rng
 from raysde.checkpoints import checkpoint, ema_snapshots
 from raysde.conditioning.images import ImageCondition, draw_planes
-from raysde.data.dataset.reader import open_dataset_reader
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.images.tensors import to_float
@@ -132,8 +131,7 @@ def grid_planes(run: Run, condition: ImageCondition) -> Tensor:
     sampling, rows = run.config.sampling, run.held_out
     if len(rows) < sampling.count:
         rows = run.feed.rows[np.arange(sampling.count) % run.feed.rows.count]
-    data = run.manifest
-    reader = open_dataset_reader(data.path, data.fingerprint, run.text, run.latents, run.feed.fields)
+    reader = run.sources.share_reader(run.feed.fields)
     images = reader.read(np.sort(rows[: sampling.count]), run.feed.view).images
     x0 = to_float(torch.from_numpy(images).permute(0, 3, 1, 2), *run.config.data.range)
     return draw_planes(replace(condition, dropout=0.0), x0, rng.generator(sampling.seed, rng.GIVEN))

@@ -66,7 +66,7 @@ def check_ranked(config: RunConfig, held_out: int) -> None:
     if config.ranks_all and not held_out and not config.ranks_by_quality:
         key = "keep.best" if config.keep.best else "publish=best"
         raise ValueError(
-            f"{key} needs held-out rows, and the data at {config.data.path} has no validation split"
+            f"{key} needs held-out rows, and the data at {config.data.place} has no validation split"
             "; set validation.rows"
         )
 

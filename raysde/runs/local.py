@@ -9,7 +9,6 @@ import torch.distributed as dist
 from raysde.checkpoints import storage
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
-from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
@@ -47,7 +46,7 @@ def train_here(
     state = new_state(run, world.device)
     run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
-    reader, feed = Reader(run.manifest, text=run.text, latents=run.latents, fields=run.feed.fields), run.feed
+    reader, feed = run.sources.open_reader(run.feed.fields), run.feed
 
     def read(first: int, stop: int) -> Iterator[list[Microbatch]]:
         return prefetch_to_device(read_batches(feed, reader, first, stop, world.rank, world.size), world.device)

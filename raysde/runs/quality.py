@@ -70,12 +70,17 @@ def check_quality(config: RunConfig, manifest: Manifest) -> None:
     """
     if not config.validation.metrics:
         return
+    if len(config.data.sources) > 1:
+        raise ValueError(
+            "validation.metrics: images are compared with those of one data set, and data.mix has several; leave the "
+            "metrics out, and run `raysde evaluate` on one of them"
+        )
     question = make_question(config)
     judged = "accuracy" in question.metrics or (question.compares and config.validation.features == "judge")
     if judged and manifest.classes < 2:
         raise ValueError(
             f"validation.metrics: accuracy and validation.features=judge need labels, and the data at "
-            f"{config.data.path} has none; leave accuracy out, and set validation.features to inception"
+            f"{manifest.path} has none; leave accuracy out, and set validation.features to inception"
         )
     if "accuracy" in question.metrics and not config.class_conditional and config.text is None:
         raise ValueError(

@@ -9,6 +9,7 @@ from raysde.checkpoints.description import Kept
 from raysde.checkpoints.loading import DamagedCheckpointError, open_verified
 from raysde.config.sections import Length
 from raysde.data.batches.plan import LANED, WINDOWED
+from raysde.data.dataset.layout import Rows
 from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
 from raysde.io.errors import error_line
@@ -138,13 +139,14 @@ def follow_order(run: Run, data: Mapping[str, Any]) -> Run:
         ValueError: if this version of raysde does not know the order.
     """
     order = data.get("order", WINDOWED)
+    if order == run.plan.order:
+        return run
     if order not in (WINDOWED, LANED):
         raise ValueError(
             f"run {run.config.name!r} reads its rows in order {order}, which this version of raysde does not know; "
             "continue it with the version that wrote its checkpoint, or choose another name to start anew"
         )
-    if order == run.plan.order:
-        return run
+    assert isinstance(run.feed.rows, Rows), "the recipe, which was compared, decides if the order is of several sources"
     feed = make_feed(run.config, run.manifest, run.feed.rows, run.feed.view, order)
     return replace(run, feed=replace(feed, fields=run.feed.fields))
 

@@ -12,18 +12,17 @@ from raysde.conditioning.conditioner import CLASS_WIDTH
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
-from raysde.config.places import resolve_place
+from raysde.config.places import drop_data_places, resolve_place
 from raysde.data.batches.microbatch import Feed
-from raysde.data.batches.plan import Plan
+from raysde.data.batches.plan import BatchPlan
 from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
-from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.selection import Selection
-from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.source_rows import MixedRows
 from raysde.data.dataset.verify import Verification, choose_verification, verify_here
-from raysde.data.dataset.versions import choose_version, read_versions
+from raysde.data.dataset.versions import choose_version
 from raysde.data.dataset.view import View
 from raysde.images import tensors
 from raysde.images.sizes import format_size, read_size
@@ -31,12 +30,11 @@ from raysde.models.external_sde import ExternalSDE
 from raysde.models.sampling_defaults import add_default_solver
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
-from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
+from raysde.precompute.lookup import describe_unused, latent_spec_of
 from raysde.runs.attributes import find_attributes
-from raysde.runs.data_record import open_data, open_selection
 from raysde.runs.keeping import check_ranked
-from raysde.runs.order import make_feed
 from raysde.runs.quality import check_quality
+from raysde.runs.sources import RunSources, open_sources
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -81,13 +79,11 @@ class Run:
     """A recipe with its data set.
 
     Attributes:
-        config, manifest, spec: the recipe, the data set's manifest, and the description of the model.
+        config, manifest, spec: the recipe, the manifest of all its data, and the description of the model.
         feed: microbatches: plan, training rows, and the view of the images.
         held_out: row numbers for validation, int64 [N].
         steps: length of the run in optimizer steps.
-        text: precomputed caption embeddings, if they are used.
-        latents: precomputed latents to train on; None for pixels.
-        selection: rows that ``data.filter`` selects; None for all rows.
+        sources: the data sets.
     """
 
     config: RunConfig
@@ -96,22 +92,33 @@ class Run:
     feed: Feed
     held_out: np.ndarray
     steps: int
-    text: TextEmbeddings | None = None
-    latents: Latents | None = None
-    selection: Selection | None = None
+    sources: RunSources
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BatchPlan:
         return self.feed.plan
+
+    @property
+    def text(self) -> TextEmbeddings | None:
+        """Precomputed caption embeddings, if they are used; those of the first of several data sets."""
+        return self.sources.sources[0].text
+
+    @property
+    def latents(self) -> Latents | None:
+        """Precomputed latents to train on, None for pixels; those of the first of several data sets."""
+        return self.sources.sources[0].latents
+
+    @property
+    def selection(self) -> Selection | None:
+        """Rows that the filter selects, None for all; of the first of several data sets."""
+        return self.sources.sources[0].selection
 
     @property
     def data_identity(self) -> dict[str, Any]:
         found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
         precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
-        selected: dict[str, Any] = {}
-        if self.selection is not None:
-            selected = {"selection": self.selection.sha256[:16], "selected": self.selection.count}
-        return {**found, **precomputed, **selected}
+        sources = self.sources.sources[0].selected if self.sources.is_plain else {"sources": self.sources.identity}
+        return {**found, **precomputed, **sources}
 
 
 def open_run(config: RunConfig) -> Run:
@@ -120,36 +127,36 @@ def open_run(config: RunConfig) -> Run:
     Raises:
         ValueError: naming the key that does not fit.
     """
-    manifest = open_data(config)
-    if read_versions(manifest.path):  # the checkpoint, MLflow and workers record it
-        config = config.model_copy(update={"data": config.data.model_copy(update={"version": manifest.version})})
-    text = choose_text_encoder(manifest, config.text, config.data.precomputed)
+    sources = open_sources(config)
+    config = sources.pin_versions(config)
+    manifest, text = sources.manifest, sources.choose_text(config.text, config.data.precomputed)
     if text is not config.text:
         config = parse_recipe({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
     if text is not None and manifest.captions == 0:
         raise ValueError(
-            f"text is set, but the shards at {config.data.path} hold no captions; set text=null, or ingest captions"
+            f"text is set, but the shards at {manifest.path} hold no captions; set text=null, or ingest captions"
         )
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(
-            f"class_conditional is set, but the shards at {config.data.path} hold no labels"
+            f"class_conditional is set, but the shards at {manifest.path} hold no labels"
             "; set class_conditional=false, or ingest labels"
         )
     check_labels(config.sampling.labels, manifest)
     view = make_view(config, manifest)
-    selection = open_selection(config, manifest)
-    rows, held_out = split_rows(manifest, config.validation.rows, config.seed, selection)
-    if not rows.count:
-        raise ValueError(f"data.filter selects none of the training rows of {manifest.path}, only validation rows")
+    rows, held_out = sources.split(config)
     check_ranked(config, len(held_out))
     check_quality(config, manifest)
-    latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
+    sde = make_sde(config, sources, rows, view)
+    if config.latent is not None:
+        sources = sources.with_latents(config.latent, view.shape)
+    sources = sources.with_embeddings(text, config.data.precomputed)
+    latents = sources.sources[0].latents
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(
         image=image if latents is None else latents.shape,
         data_range=config.data.range,
         data_std=config.data.std,
-        sde=make_sde(config, manifest, rows, view),
+        sde=sde,
         network=config.network,
         target=config.target,
         text=text,
@@ -167,17 +174,18 @@ def open_run(config: RunConfig) -> Run:
     conditions = {"captions": text is not None, "labels": config.class_conditional}
     fields = frozenset(name for name, wanted in conditions.items() if wanted)
     fields |= {f"attributes.{each.name}" for each in spec.attributes}
-    feed = replace(make_feed(config, manifest, rows, view), fields=fields)
-    embeddings = find_embeddings(manifest, text, config.data.precomputed)
-    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents, selection)
+    feed = replace(sources.feed(config, rows, view), fields=fields)
+    return Run(config, manifest, spec, feed, held_out, steps, sources)
 
 
 def list_remarks(run: Run) -> list[str]:
     """Return the warnings about a run before it starts, a sentence each."""
-    found = describe_unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
-    newest = choose_version(run.manifest.path, None)
-    if run.manifest.version < newest:
-        found.append(f"the run is on version {run.manifest.version} of {run.manifest.path}; the newest is {newest}")
+    mode, folders = run.config.data.precomputed, run.sources.folders
+    found = [remark for manifest, used in folders for remark in describe_unused(manifest, used, mode)]
+    for manifest, _ in folders:
+        newest = choose_version(manifest.path, None)
+        if manifest.version < newest:
+            found.append(f"the run is on version {manifest.version} of {manifest.path}; the newest is {newest}")
     found += describe_selection(run)
     if run.plan.batch > run.plan.rows:
         found.append(
@@ -188,13 +196,15 @@ def list_remarks(run: Run) -> list[str]:
 
 
 def describe_selection(run: Run) -> list[str]:
-    """Return sentences about the rows that the run's filter selects; none without a filter."""
-    if run.selection is None:
-        return []
-    rows, count = run.manifest.rows, run.selection.count
-    found = [f"data.filter selects {count} of {rows} rows ({100 * count / rows:.3g}%)"]
-    if run.manifest.rows_in("validation") and not len(run.held_out) and run.config.validation.rows != 0:
-        found.append("data.filter selects no validation row, so that the run has no validation")
+    """Return sentences about the rows that the filters of the run's data sets select; none without a filter."""
+    found = []
+    for number, source in enumerate(run.sources.sources):
+        if source.selection is None:
+            continue
+        key, rows, count = run.config.data.key(number, "filter"), source.manifest.rows, source.selection.count
+        found.append(f"{key} selects {count} of {rows} rows ({100 * count / rows:.3g}%)")
+        if run.manifest.rows_in("validation") and not len(run.held_out) and run.config.validation.rows != 0:
+            found.append(f"{key} selects no validation row, so that the run has no validation")
     return found
 
 
@@ -226,13 +236,13 @@ def make_view(config: RunConfig, manifest: Manifest) -> View:
             (size, "") if isinstance(size, int) else (format_size(shape or square), " and without --buckets")
         )
         raise ValueError(
-            f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
+            f"data.image_size={wanted}, but the shards at {manifest.path} hold buckets about {square[0]}; "
             f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
 
 
-def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
+def make_sde(config: RunConfig, sources: RunSources, rows: Rows | MixedRows, view: View) -> AnySDE | ExternalSDE:
     """Return the recipe's SDE; ``data.sigma_max_rows`` sets VE's sigma_max from a sample of the training images.
 
     Raises:
@@ -244,7 +254,9 @@ def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> A
     if not isinstance(config.sde, VE):
         raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}; leave it out")
     chosen = np.sort(np.random.default_rng(config.seed).choice(rows.count, min(count, rows.count), replace=False))
-    x0 = tensors.to_float(torch.from_numpy(Reader(manifest).read(rows[chosen], view).images), *config.data.range)
+    numbers = rows.first_epoch(chosen) if isinstance(rows, MixedRows) else rows[chosen]
+    images = sources.open_reader(frozenset()).read(numbers, view).images
+    x0 = tensors.to_float(torch.from_numpy(images), *config.data.range)
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
@@ -264,8 +276,11 @@ def check_run(run: Run, verify: Verifier = verify_here) -> list[str]:
     Raises:
         ValueError: naming the file or key at fault.
     """
-    folders = [derived for derived in (run.text, run.latents) if derived is not None]
-    remarks = verify(run.manifest, folders, choose_verification(run.config.data.verify, run.manifest.path))
+    remarks = [
+        remark
+        for manifest, folders in run.sources.folders
+        for remark in verify(manifest, folders, choose_verification(run.config.data.verify, manifest.path))
+    ]
     check_model(run.spec)
     train = run.config.train
     for part in (train.weighting, train.decay):
@@ -278,7 +293,7 @@ def check_run(run: Run, verify: Verifier = verify_here) -> list[str]:
 
 def identity_settings(run: Run) -> dict[str, Any]:
     """Return the settings that determine the numbers of a run and its length, as JSON values."""
-    flat = run.config.flat()
+    flat = {key: drop_data_places(key, value) for key, value in run.config.flat().items()}
     kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
     return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}
 
@@ -343,7 +358,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
-        if resolve_place(key, old) != resolve_place(key, new) and not key.startswith(MAY_CHANGE):
+        one, other = (drop_data_places(key, resolve_place(key, value)) for value in (old, new))
+        if one != other and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:
         raise ValueError(
@@ -352,16 +368,18 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         )
     if found.data["fingerprint"] != run.manifest.fingerprint:
         raise ValueError(
-            f"run {name!r} was trained on other data than {run.config.data.path} "
+            f"run {name!r} was trained on other data than {run.manifest.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint}); restore that data, or "
             "choose another name"
         )
-    if found.data.get("selection") != run.data_identity.get("selection"):
-        raise ValueError(
-            f"run {name!r} was trained on {found.data.get('selected')} rows that data.filter selected, other than the "
-            f"{run.data_identity.get('selected')} of now: the kept columns of {run.config.data.path} were changed; "
-            "restore them, or choose another name"
-        )
+    before, present = (data.get("sources", [data]) for data in (found.data, run.data_identity))
+    for old, new, source in zip(before, present, run.sources.sources, strict=True):
+        if old.get("selection") != new.get("selection"):
+            raise ValueError(
+                f"run {name!r} was trained on {old.get('selected')} rows that data.filter selected, other than the "
+                f"{new.get('selected')} of now: the kept columns of {source.manifest.path} were changed; "
+                "restore them, or choose another name"
+            )
     # older checkpoints store no class names, only their number
     names = run.spec.class_names
     other = describe_difference(found.spec.class_names or names, names)
@@ -369,7 +387,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         other = f"there were {found.spec.classes}, now {run.spec.classes}"
     if other is not None:
         raise ValueError(
-            f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}; choose another name"
+            f"run {name!r} knows other classes than the data at {run.manifest.path}: {other}; choose another name"
         )
     for kind in ("text", "latents"):
         before, present = (data.get(kind) for data in (found.data, run.data_identity))

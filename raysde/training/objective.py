@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,9 @@ class Objective:
         condition_dropout: probability that all conditions of an image are dropped.
         attribute_dropout: probability that one numeric attribute of an image is dropped, beside condition_dropout.
         image_condition: task of which the model is told images, if any.
+        condition_dropout: probability that an image's condition is dropped.
+        dropouts: with several data sets, the first row number of each, ascending, and its probability in place of
+            ``condition_dropout``.
         flip: True to mirror images with probability 1/2.
         precision: autocast dtype of the forward pass.
         data_range: float values of black and white.
@@ -52,11 +56,19 @@ class Objective:
     condition_dropout: float = 0.1
     image_condition: ImageCondition | None = None
     attribute_dropout: float = 0.0
+    dropouts: tuple[tuple[int, float], ...] = ()
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
     latent: LatentSpec | None = None
     empty: Tensor | None = field(default=None, compare=False)
+
+    def dropout_of(self, rows: np.ndarray, device: torch.device) -> Tensor | float:
+        """Return the probability that the condition of each of the rows [B], by number, is dropped: [B], or one."""
+        if not self.dropouts:
+            return self.condition_dropout
+        starts, values = zip(*self.dropouts, strict=True)
+        return torch.tensor(values, device=device)[np.searchsorted(starts, rows, side="right") - 1]
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the loss of each image, [B], given the network's output, x0 and eps [B, ...] and t [B].
@@ -141,7 +153,7 @@ def microbatch_loss(
         own = randomness.generator(objective.seed, randomness.PLANES, *place, device=device)
         condition = replace(condition, image=draw_planes(objective.image_condition, x0, own))
     if not condition.is_empty:
-        drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
+        drop = torch.rand(count, generator=rng, device=device) < objective.dropout_of(batch.rows, device)
         condition = condition.drop_rows(drop, null_condition(model, objective).to(device))
     alpha, sigma = marginal_for(model.sde, t, x0)
     with torch.autocast(device.type, DTYPES[objective.precision], enabled=objective.precision != "fp32"):

@@ -305,7 +305,7 @@ def test_the_defaults_that_are_explained_are_those_of_a_recipe():
     """The defaults of `raysde config` are those of a recipe that does not name the keys."""
     said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.format_reference(), flags=re.MULTILINE))
     required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.format_reference(), flags=re.MULTILINE)
-    assert {"name", "data.path"} <= set(required)
+    assert {"name", "latent.vae"} <= set(required)
     told = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
     found = loading.parse_recipe(told).flat()
     compared = [key for key in found if key in said and not key.startswith(tuple(told))]

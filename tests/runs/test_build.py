@@ -260,6 +260,7 @@ ELSEWHERE = {
     "name", "storage",  # the folder of the run: test_train.py and every test that resumes
     "data.path", "data.verify",  # test_data.py, test_row_groups.py
     "data.filter", "data.version",  # test_data_record.py
+    "data.mix", "data.weights",  # test_sources.py
     "data.sigma_max_rows",  # test_objectives.py
     "data.precomputed",  # test_precompute.py
     "data.stream", "data.block_megabytes", "data.block_steps", "data.nodes",  # tests/cluster

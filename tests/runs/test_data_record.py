@@ -12,6 +12,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.sources import Source
 from raysde.distributed.world import current_world
 from raysde.runs import identity
 from raysde.runs.build import sample_captions
@@ -116,7 +117,7 @@ def test_tasks_read_the_selection_by_its_hash(scored, tmp_path):
     with pytest.raises(ValueError, match=r"selection-.*\.arrow is damaged: .*; remove it"):
         open_tree(tree_of(scored, tmp_path))
     file.unlink()
-    assert open_selection(run.config, run.manifest).sha256 == run.selection.sha256
+    assert open_selection(run.config, 0, run.manifest).sha256 == run.selection.sha256
 
 
 def test_the_filter_belongs_to_the_run(scored, tmp_path):
@@ -133,9 +134,7 @@ def test_the_filter_belongs_to_the_run(scored, tmp_path):
     assert found.data["selected"] == len(WANTED)
     run = open_tree(tree)
     with pytest.raises(ValueError, match=r"trained on \d+ rows that data.filter selected, other than the"):
-        check_resumable(
-            replace(run, selection=open_tree(tree_of(scored, tmp_path, data__filter="safe")).selection), found
-        )
+        check_resumable(replace(run, sources=open_tree(tree_of(scored, tmp_path, data__filter="safe")).sources), found)
 
 
 def test_a_filter_is_told_and_checked(scored, tmp_path):
@@ -209,7 +208,7 @@ def test_a_run_that_ended_begins_on_the_newest_version(tmp_path):
     assert open_tree(tree).manifest == base
     identity.note_end(run_folder(run))
     assert open_tree(tree).manifest == grown == read_manifest(base.path)
-    record_data(run.config, grown, None)
+    record_data(run.config, [Source(grown)])
     assert json.loads((tmp_path / "runs" / "run" / "data.json").read_text())["version"] == 2
     (tmp_path / "runs" / "run" / "data.json").write_text("[]")
     with pytest.raises(ValueError, match=r"data.json is damaged: it lacks"):

@@ -19,6 +19,10 @@ TABLE = "tests/data/dataset/test_shard_table.py"
 VERIFY = "tests/data/dataset/test_verify.py"
 BLOCKS = "tests/data/batches/test_blocks.py"
 REFERENCE = "tests/data/batches/test_reference.py"
+MIXED = "tests/data/batches/test_mixed_plan.py"
+WEIGHTED = "tests/data/dataset/test_weighted_rows.py"
+RUN_SOURCES = "tests/runs/test_sources.py"
+VIEWS = "tests/precompute/test_views.py"
 
 FILTERS = "tests/data/dataset/test_filters.py"
 SELECTION = "tests/data/dataset/test_selection.py"
@@ -207,4 +211,19 @@ MUTANTS = [
     Mutant("a bucket read at once", "raysde.data.ingest.repetitions:_read_pairs", "np.fromfile(source, PAIR, HELD)", "np.fromfile(source, PAIR)", REPETITIONS + " -k 'memory_does'"),
     Mutant("validation rows between training rows", "raysde.data.ingest.report:Report.add", " + validation * VALIDATION", "", REPETITIONS + " -k 'from_memory'"),
     Mutant("keys known by their hashes", "raysde.data.ingest.report:Report.repetitions", "for split in _split_group(group)]", "for split in [group]]", REPETITIONS + " -k 'same_hash'"),
+    Mutant("rows of a source in one place after another", "raysde.data.batches.shares:mix_sources", "(deadline, number, count))", "(number, deadline, count))", MIXED + " -k 'within_one_row'"),
+    Mutant("weights in binary", "raysde.data.batches.shares:exact_shares", "Fraction(repr(float(weight)))", "Fraction(weight)", MIXED + " -k 'exact_decimals'"),
+    Mutant("lanes that share a source's rows", "raysde.data.batches.mixed_plan:MixedPlan._places", "first = before[0] + int((begin - before).sum())", "first = before[0]", MIXED + " -k 'once_in_each_epoch'"),
+    Mutant("sources shuffled alike", "raysde.data.batches.mixed_plan:MixedPlan._endless", "key(self.seed, ORDER, epoch, number)", "key(self.seed, ORDER, epoch // 2, 0)", MIXED + " -k 'different_order'"),
+    Mutant("every source in lanes", "raysde.data.batches.mixed_plan:plan_sources", "laned = [room < int(size.bytes)", "laned = [room < 2 * int(size.bytes)", MIXED + " -k 'shuffled_at_once'"),
+    Mutant("one offset for all epochs", "raysde.data.dataset.weighted_rows:WeightedRows.positions_at", " + epoch * int(GOLDEN * 2**bits)", "", WEIGHTED + " -k 'within_one'"),
+    Mutant("copies of a row at once", "raysde.data.dataset.weighted_rows:_take_in_turn", "np.maximum(1, counts // chunk)", "np.maximum(1, counts // (100 * chunk))", WEIGHTED + " -k 'lie_apart'"),
+    Mutant("a row drawn before its turn", "raysde.data.dataset.weighted_rows:WeightedRows.positions_at", 'np.searchsorted(self.ends, (draws << bits) + offset, side="right")', 'np.searchsorted(self.ends, (draws << bits) + 2 * offset, side="right") % self.count', WEIGHTED + " -k 'within_one'"),
+    Mutant("classes weighed by their rows", "raysde.data.dataset.weights:weigh_rows", "1.0 / np.bincount(classes)[classes]", "1.0 * np.bincount(classes)[classes]", RUN_SOURCES + " -k 'balanced'"),
+    Mutant("class numbers of the own data set", "raysde.data.dataset.sources:SourcesReader._read_source", "labels=self.classes[number][found.labels]", "labels=found.labels", RUN_SOURCES + " -k 'captions_and_classes'"),
+    Mutant("rows of the first data set alone", "raysde.data.dataset.source_rows:MixedRows.__getitem__", "self.starts[number] + part[inside]", "part[inside]", RUN_SOURCES + " -k 'every_world'"),
+    Mutant("held-out rows in equal parts", "raysde.runs.sources:RunSources.held_out_counts", "wanted, self.shares)", "wanted, (1,) * len(self.shares))", RUN_SOURCES + " -k 'held_out'"),
+    Mutant("one dropout for all data sets", "raysde.training.objective:Objective.dropout_of", "if not self.dropouts:", "if True:", RUN_SOURCES + " -k 'dropout'"),
+    Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "(draws * count).astype(np.int64)", "(0 * draws).astype(np.int64)", VIEWS + " -k 'equally_often'"),
+    Mutant("views of validation drawn at random", "raysde.data.dataset.reader:Reader.read", "None if draws is None else draws[:, SCALE]", "np.full(len(rows), 0.75) if draws is None else draws[:, SCALE]", VIEWS + " -k 'equally_often'"),
 ]  # fmt: skip

@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from raysde.data.batches.arrow import Canvas, to_table
 from raysde.data.batches.microbatch import Microbatch, make_microbatch
-from raysde.data.batches.plan import Plan, split_steps
-from raysde.data.batches.reference import DataReference
+from raysde.data.batches.plan import BatchPlan, split_steps
+from raysde.data.batches.reference import DataReference, SourcesReference
 from raysde.data.dataset.precomputed import NUMBERS
-from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.sources import AnyReader
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class StreamSpec:
         row_bytes: size of a row in a block.
     """
 
-    data: DataReference
+    data: DataReference | SourcesReference
     start: int
     stop: int
     block_steps: int
     row_bytes: int = 1
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BatchPlan:
         return self.data.plan
 
     @property
@@ -87,7 +87,7 @@ def make_block(spec: StreamSpec, block: Block) -> pa.Table:
     return to_table(batches, _list_numbers(reader), canvas)
 
 
-def _list_numbers(reader: Reader) -> dict[str, np.dtype]:
+def _list_numbers(reader: AnyReader) -> dict[str, np.dtype]:
     """Return the dtype of each precomputed tensor and of the attributes in a block, by its name."""
     found = {"context": reader.contexts, "moments": reader.moments}
     numbers = {name: NUMBERS[each.derived.dtype] for name, each in found.items() if each is not None}

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysde.data.batches.plan import Plan
+from raysde.data.batches.plan import BatchPlan
 from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.reader import FIELDS, Columns, Reader, allocate_images
+from raysde.data.dataset.reader import FIELDS, Columns, allocate_images
+from raysde.data.dataset.source_rows import MixedRows
+from raysde.data.dataset.sources import AnyReader
 from raysde.data.dataset.view import View, draw_uniforms
 
 
@@ -78,13 +80,13 @@ class Feed:
         fields: values that the model takes beside images, see :class:`raysde.data.dataset.reader.Reader`.
     """
 
-    plan: Plan
-    rows: Rows
+    plan: BatchPlan
+    rows: Rows | MixedRows
     view: View = field(default_factory=View)
     fields: frozenset[str] = FIELDS
 
     def read(
-        self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
+        self, reader: AnyReader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
     ) -> tuple[np.ndarray, Columns]:
         """Return the row numbers, int64 [B], and decoded rows of microbatch ``index`` of step ``step``.
 
@@ -98,7 +100,7 @@ class Feed:
 
 
 def read_batches(
-    feed: Feed, reader: Reader, start: int, stop: int, rank: int = 0, world: int = 1
+    feed: Feed, reader: AnyReader, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Microbatch]]:
     """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process.
 
@@ -111,7 +113,7 @@ def read_batches(
 
 
 def held_out_batches(
-    reader: Reader, rows: np.ndarray, size: int, view: View, rank: int, world: int
+    reader: AnyReader, rows: np.ndarray, size: int, view: View, rank: int, world: int
 ) -> Iterator[Microbatch]:
     """Yield one rank's microbatches of the held-out ``rows``, int64 [N]; each row is on one of ``world`` ranks.
 

@@ -9,6 +9,7 @@ reads each of these row groups once. A segment is the steps that a lane takes fo
 the row groups of all lanes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,12 +19,87 @@ from raysde.data.batches.chunks import chunk_positions
 from raysde.data.dataset.permutation import permute_numbers
 from raysde.rng import BUCKETS, CHUNKS, LANES, ORDER, key
 
-WINDOWED, LANED = 1, 2
-"""Versions of the reading order: windows of one sequence, and lanes. Checkpoints record the version."""
+WINDOWED, LANED, MIXED = 1, 2, 3
+"""Versions of the reading order: windows of one sequence, lanes, and lanes of several or weighted sources.
+Checkpoints record the version."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BatchPlan(ABC):
+    """Global batches cut into microbatches, which :class:`Plan` and other plans fill with rows.
+
+    Attributes:
+        rows: number of rows in an epoch.
+        batch: number of rows in a global batch.
+        microbatch: number of rows in a microbatch, a divisor of ``batch``.
+        seed: seed of the order.
+        order: version of the order.
+
+    Raises:
+        ValueError: if there are no rows, or ``batch`` is no multiple of ``microbatch``.
+    """
+
+    rows: int
+    batch: int
+    microbatch: int
+    seed: int
+    order: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError("the data set has no rows to train on")
+        if self.batch < 1 or self.microbatch < 1 or self.batch % self.microbatch:
+            raise ValueError(
+                f"batch size {self.batch} is not a multiple of the microbatch size {self.microbatch}"
+                "; change one of them"
+            )
+
+    @property
+    def microbatches(self) -> int:
+        """Number of microbatches in a global batch."""
+        return self.batch // self.microbatch
+
+    @property
+    @abstractmethod
+    def has_lanes(self) -> bool:
+        """True if each microbatch index reads row groups of its own."""
+
+    @property
+    @abstractmethod
+    def segment(self) -> int:
+        """Number of steps in a segment; segment k has the steps k * segment up to (k + 1) * segment.
+
+        The microbatches of one index in a segment read the same row groups, and those of other segments read others.
+        Without lanes, each step is a segment of its own.
+        """
+
+    @abstractmethod
+    def rows_of(self, step: int, index: int) -> np.ndarray:
+        """Return the row positions, int64 [microbatch], of microbatch ``index`` of ``step``."""
+
+    def steps_together(self, most: int) -> int:
+        """Return the number of steps, at most ``most``, for which a process should make microbatches of one index.
+
+        Ranges cut at its multiples lie within one segment. A whole segment reads each of its row groups once.
+        """
+        return max(n for n in range(1, most + 1) if self.segment % n == 0) if self.has_lanes else most
+
+    def epoch(self, step: int) -> float:
+        """Return the number of epochs, fractional, that are completed before ``step``."""
+        return step * self.batch / self.rows
+
+    def of_rank(self, rank: int, world: int) -> list[int]:
+        """Return the indices of the microbatches of each global batch that ``rank`` of ``world`` ranks computes.
+
+        Raises:
+            ValueError: if there are more workers than microbatches.
+        """
+        check_world(self.microbatches, world)
+        return list(range(rank, self.microbatches, world))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(BatchPlan):
     """A deterministic sequence of global batches.
 
     Attributes:
@@ -44,59 +120,26 @@ class Plan:
         ValueError: if there are no rows, or ``batch`` is no multiple of ``microbatch``.
     """
 
-    rows: int
-    batch: int
-    microbatch: int
-    seed: int
     window: int = 1 << 16
     chunk: int = 1024
     buckets: tuple[int, ...] = ()
     order: int = WINDOWED
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError("the data set has no rows to train on")
-        if self.batch < 1 or self.microbatch < 1 or self.batch % self.microbatch:
-            raise ValueError(
-                f"batch size {self.batch} is not a multiple of the microbatch size {self.microbatch}"
-                "; change one of them"
-            )
+        super().__post_init__()
         assert not self.buckets or sum(self.buckets) == self.rows
         assert self.order in (WINDOWED, LANED)
         assert not self.has_lanes or self.window % self.batch == 0
 
     @property
-    def microbatches(self) -> int:
-        """Number of microbatches in a global batch."""
-        return self.batch // self.microbatch
-
-    @property
     def has_lanes(self) -> bool:
-        """True if each microbatch index reads row groups of its own."""
         return self.order == LANED and self.window < self.rows
 
     @property
     def segment(self) -> int:
-        """Number of steps in a segment; segment k has the steps k * segment up to (k + 1) * segment.
-
-        The microbatches of one index in a segment read the same row groups, and those of other segments read others.
-        Without lanes, each step is a segment of its own.
-        """
         return self.window // self.batch if self.has_lanes else 1
 
-    def steps_together(self, most: int) -> int:
-        """Return the number of steps, at most ``most``, for which a process should make microbatches of one index.
-
-        Ranges cut at its multiples lie within one segment. A whole segment reads each of its row groups once.
-        """
-        return max(n for n in range(1, most + 1) if self.segment % n == 0) if self.has_lanes else most
-
-    def epoch(self, step: int) -> float:
-        """Return the number of epochs, fractional, that are completed before ``step``."""
-        return step * self.batch / self.rows
-
     def rows_of(self, step: int, index: int) -> np.ndarray:
-        """Return the row positions, int64 [microbatch], of microbatch ``index`` of ``step``."""
         assert 0 <= index < self.microbatches
         segment, inside = divmod(step, self.segment)
         number, unit = segment * self.microbatches + index, self.segment * self.microbatch
@@ -143,15 +186,6 @@ class Plan:
     def _count_before(self, epoch: int, unit: int) -> list[int]:
         """Return the number of units of each bucket before ``epoch``."""
         return [epoch * rows // unit for rows in self.buckets]
-
-    def of_rank(self, rank: int, world: int) -> list[int]:
-        """Return the indices of the microbatches of each global batch that ``rank`` of ``world`` ranks computes.
-
-        Raises:
-            ValueError: if there are more workers than microbatches.
-        """
-        check_world(self.microbatches, world)
-        return list(range(rank, self.microbatches, world))
 
 
 def check_world(microbatches: int, world: int) -> None:

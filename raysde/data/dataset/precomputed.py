@@ -3,9 +3,9 @@
 SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, each file's rows, bytes and sha256
 SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups as in the shard
 SHARDS/text-ID/empty.bin               the embedding of the empty caption, which replaces dropped captions
-SHARDS/latents-ID/train-00000.parquet  moments: binary, mean and log-variance of the latent
+SHARDS/latents-ID/train-00000.parquet  moments: binary, mean and log-variance of the latent of each view of the image
 
-Each binary holds raw little-endian numbers: [tokens, width] of tokens that are no padding, or [2 C, height, width].
+Each binary holds raw little-endian numbers: [tokens, width] of tokens that are no padding, or [V, 2 C, height, width].
 """
 
 import hashlib
@@ -97,6 +97,45 @@ class TextEmbeddings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentViews:
+    """Views of each image that are encoded: the whole image and random crops of it, and the mirror image of each.
+
+    Attributes:
+        flip: True to add the mirror image of each view.
+        crops: number of random crops of an image, beside the whole image.
+        scale: smallest and largest side of a crop as a fraction of the whole image; its area is uniform in between.
+
+    Raises:
+        ValueError: if there are crops and ``scale`` gives only whole images, or is no range of fractions.
+    """
+
+    flip: bool = False
+    crops: int = 0
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0.0 < low <= high <= 1.0:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high <= 1, got {list(self.scale)}")
+        if self.crops < 0:
+            raise ValueError(f"crops must be at least 0, got {self.crops}")
+        if bool(self.crops) != (low < 1.0):
+            raise ValueError(
+                f"crops={self.crops} and scale={list(self.scale)}: crops need a scale below 1, such as 0.8 to 1, and a "
+                "scale needs crops"
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of views of an image; view 0 is the whole image, and view 2 k + 1 the mirror image of view 2 k."""
+        return (1 + self.crops) * (1 + self.flip)
+
+
+WHOLE = LatentViews()
+"""The whole image alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Latents:
     """Manifest of a folder with an autoencoder's posterior means and log-variances for all images.
 
@@ -105,6 +144,7 @@ class Latents:
         scaling_factor, shift_factor: training uses ``(z - shift_factor) * scaling_factor`` of a latent z.
         shape: (channels, height, width) of a latent.
         pixels: (channels, height, width) of an image.
+        views: views of each image.
     """
 
     kind: Literal["latents"] = "latents"
@@ -118,6 +158,7 @@ class Latents:
     dtype: Dtype
     fingerprint: str
     files: tuple[PrecomputedFile, ...]
+    views: LatentViews = WHOLE
 
     @property
     def name(self) -> str:

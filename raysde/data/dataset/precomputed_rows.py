@@ -95,16 +95,23 @@ class LatentMoments(Vectors):
 
     derived: Latents
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return mean and log-variance of the latents of rows [B], [B, 2 C, height, width].
+    def read(self, rows: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
+        """Return mean and log-variance of one view of the latents of rows [B], [B, 2 C, height, width].
+
+        Args:
+            rows: row numbers, int64 [B].
+            draws: numbers [B] in [0, 1) that select a view of each row; the whole image if None.
 
         Raises:
             ValueError: naming the file that is missing or damaged.
         """
         channels, height, width = self.derived.shape
+        count = self.derived.views.count
+        views = np.zeros(len(rows), np.int64) if draws is None else (draws * count).astype(np.int64)
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
         for place, each in enumerate(self.read_stored(rows)):
-            result[place] = np.frombuffer(each.as_buffer(), result.dtype).reshape(result.shape[1:])
+            stored = np.frombuffer(each.as_buffer(), result.dtype).reshape(count, *result.shape[1:])
+            result[place] = stored[views[place]]
         return result
 
 

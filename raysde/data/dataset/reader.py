@@ -13,7 +13,7 @@ from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
 from raysde.data.dataset.row_groups import RowGroups
 from raysde.data.dataset.segments import Segments, read_index
-from raysde.data.dataset.view import CAPTION, STILL, View
+from raysde.data.dataset.view import CAPTION, SCALE, STILL, View
 from raysde.images.codec import decode_image
 
 CACHE = 208 << 20
@@ -143,8 +143,9 @@ class Reader:
                 the manifest does not list.
         """
         view = view or View()
+        shown = None if draws is None else draws[:, SCALE]  # latents have no scale, which draws their view instead
+        moments = None if self.moments is None else self.moments.read(rows, shown)
         draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
-        moments = None if self.moments is None else self.moments.read(rows)
         shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
         images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)

@@ -142,10 +142,14 @@ def filtered_layouts(manifest: Manifest, selection: Selection, split: Split) -> 
     return tuple(layout for layout in layouts if layout.count)
 
 
-def select_rows(manifest: Manifest, text: str) -> Selection:
+def select_rows(manifest: Manifest, text: str, key: str = "data.filter") -> Selection:
     """Return the rows of a data set that a filter selects.
 
     Only the filter's columns are read, and of these only the row groups whose statistics leave a selected row possible.
+
+    Args:
+        text: the filter.
+        key: key that gave it, for messages.
 
     Raises:
         ValueError: if the data set keeps no columns, the filter does not fit them, it selects no row, or a file of kept
@@ -154,13 +158,13 @@ def select_rows(manifest: Manifest, text: str) -> Selection:
     condition = parse_filter(text)
     if manifest.kept is None:
         raise ValueError(
-            f"data.filter: the data set at {manifest.path} keeps no columns; ingest it with --keep-columns "
+            f"{key}: the data set at {manifest.path} keeps no columns; ingest it with --keep-columns "
             f"{','.join(columns_of(condition))}"
         )
     try:
         check_filter(condition, manifest.kept.types)
     except ValueError as error:
-        raise ValueError(f"data.filter: {error}") from error
+        raise ValueError(f"{key}: {error}") from error
     bits, start = np.zeros(-(-manifest.rows // 8), dtype=np.uint8), 0
     files = manifest.kept.files
     for file, mask in zip(files, map_ahead(lambda each: _evaluate(manifest, each, condition), files), strict=True):
@@ -169,7 +173,7 @@ def select_rows(manifest: Manifest, text: str) -> Selection:
     selection = Selection(bits, count_before_groups(manifest, bits))
     if not selection.count:
         raise ValueError(
-            f"data.filter: none of the {manifest.rows} rows of {manifest.path} fulfils {text!r}; `raysde inspect "
+            f"{key}: none of the {manifest.rows} rows of {manifest.path} fulfils {text!r}; `raysde inspect "
             f"{manifest.path}` shows the columns' values"
         )
     return selection

@@ -1,6 +1,7 @@
 """Split of a data set's rows into training rows and held-out rows, and the size of the shuffle window."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -107,10 +108,7 @@ def filtered_window(manifest: Manifest, rows: Rows, batch: int, microbatch: int,
         rows: the filtered training rows.
         batch, microbatch, wanted: as for :func:`lane_window`.
     """
-    touched = sum(layout.count_touched() for layout in rows.layouts if isinstance(layout, FilteredLayout))
-    selected = sum(layout.count for layout in rows.layouts)
-    size = min(manifest.bytes, manifest.bytes * touched * manifest.row_group // manifest.rows)
-    mean = max(1, round(selected / touched)) if touched else 1
+    size, selected, mean = measure_selected(manifest, rows)
     if rows.count <= wanted if wanted is not None else size <= SMALL_BYTES:
         return rows.count, mean
     wanted = wanted or default_window(size, selected, mean, batch)
@@ -120,3 +118,25 @@ def filtered_window(manifest: Manifest, rows: Rows, batch: int, microbatch: int,
     lane = window // batch * microbatch
     chunks = max(1, lane // (CHUNK_GROUPS * mean))
     return window, lane // max(n for n in range(1, chunks + 1) if lane % n == 0)
+
+
+def measure_selected(manifest: Manifest, rows: Rows) -> tuple[int, int, int]:
+    """Return the bytes of the row groups with a selected row, the number of selected rows, and their mean in these.
+
+    Args:
+        rows: the filtered training rows; held-out rows count as selected.
+    """
+    touched = sum(layout.count_touched() for layout in rows.layouts if isinstance(layout, FilteredLayout))
+    selected = sum(layout.count for layout in rows.layouts)
+    size = min(manifest.bytes, manifest.bytes * touched * manifest.row_group // manifest.rows)
+    return size, selected, max(1, round(selected / touched)) if touched else 1
+
+
+def split_budget(sizes: Sequence[int], budget: int) -> list[int]:
+    """Return the part of a budget for each size: small ones get their size, the others equal parts of the rest."""
+    result, left = [0] * len(sizes), budget
+    order = sorted(range(len(sizes)), key=lambda number: (sizes[number], number))
+    for done, number in enumerate(order):
+        result[number] = min(sizes[number], left // (len(sizes) - done))
+        left -= result[number]
+    return result

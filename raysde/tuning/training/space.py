@@ -28,6 +28,7 @@ FIXED = {
     "seed": "also decides which rows are held out, so errors could not be compared",
     "validation": "defines how trials are compared",
     "data.path": "is the data that trials are compared on",
+    "data.mix": "is the data that trials are compared on",
     "data.stream": "does not change the training",
     "latent": "decides the units of errors, so they could not be compared",
     "sampling": "does not change the training",
