@@ -345,9 +345,7 @@ def test_the_specification_of_a_task_is_small(recipe):
     text = TextEmbeddings(path="shards/text-0", encoder="t5", sha256="1" * 64, width=4096, max_tokens=77, dtype="fp16",
                           fingerprint=run.manifest.fingerprint, files=(file,) * 50_000, empty=file)  # fmt: skip
     (source,) = run.sources.sources
-    runs = [
-        replace(run, sources=replace(run.sources, sources=(replace(source, text=each),))) for each in (None, text)
-    ]
+    runs = [replace(run, sources=replace(run.sources, sources=(replace(source, text=each),))) for each in (None, text)]
     sizes = [len(cloudpickle.dumps(stream_spec(each, 0))) for each in runs]
     assert sizes[1] - sizes[0] < 200
     assert max(sizes) < 2_000
