@@ -30,7 +30,7 @@ FILTER = (
 )
 WEIGHTS = (
     "rows drawn more or less often: balanced draws every class equally often, {column: NAME} draws rows in proportion "
-    "to a numeric column of the shards; null draws each row once an epoch"
+    "to a numeric column that was kept or is in the shards; null draws each row once an epoch"
 )
 
 

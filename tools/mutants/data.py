@@ -23,6 +23,7 @@ MIXED = "tests/data/batches/test_mixed_plan.py"
 WEIGHTED = "tests/data/dataset/test_weighted_rows.py"
 RUN_SOURCES = "tests/runs/test_sources.py"
 VIEWS = "tests/precompute/test_views.py"
+MIXED_SELECTIONS = "tests/runs/test_mixed_selections.py"
 
 FILTERS = "tests/data/dataset/test_filters.py"
 SELECTION = "tests/data/dataset/test_selection.py"
@@ -224,6 +225,11 @@ MUTANTS = [
     Mutant("rows of the first data set alone", "raysde.data.dataset.source_rows:MixedRows.__getitem__", "self.starts[number] + part[inside]", "part[inside]", RUN_SOURCES + " -k 'every_world'"),
     Mutant("held-out rows in equal parts", "raysde.runs.sources:RunSources.held_out_counts", "wanted, self.shares)", "wanted, (1,) * len(self.shares))", RUN_SOURCES + " -k 'held_out'"),
     Mutant("one dropout for all data sets", "raysde.training.objective:Objective.dropout_of", "if not self.dropouts:", "if True:", RUN_SOURCES + " -k 'dropout'"),
+    Mutant("a mixture without its filters", "raysde.data.dataset.source_rows:split_source", "split_rows(manifest, validation, seed, selection)", "split_rows(manifest, validation, seed)", MIXED_SELECTIONS + " -k 'holds_in_a_mixture'"),
+    Mutant("versions of the first data set", "raysde.runs.data_record:_version_of_run", 'known[number]["fingerprint"]', 'known[0]["fingerprint"]', MIXED_SELECTIONS + " -k 'stays_on'"),
+    Mutant("a selection found again by its place in the recipe", "raysde.runs.data_record:open_selection", 'stored["file"] == _name_of(place)', 'stored["file"] == place', MIXED_SELECTIONS + " -k 'stays_on'"),
+    Mutant("kept weights in the shards", "raysde.data.dataset.weights:weigh_rows", 'name in _list_kept_numbers(manifest)', 'False', MIXED_SELECTIONS + " -k 'kept_column'"),
+    Mutant("tasks without the selection", "raysde.runs.sources:_refer_to_selection", "if source.selection is None or text is None:", "if True:", MIXED_SELECTIONS + " -k 'same_rows'"),
     Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "(draws * count).astype(np.int64)", "(0 * draws).astype(np.int64)", VIEWS + " -k 'equally_often'"),
     Mutant("views of validation drawn at random", "raysde.data.dataset.reader:Reader.read", "None if draws is None else draws[:, SCALE]", "np.full(len(rows), 0.75) if draws is None else draws[:, SCALE]", VIEWS + " -k 'equally_often'"),
 ]  # fmt: skip

@@ -9,21 +9,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysde.data.dataset.kept_columns import KeptFile, list_kept
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.weighted_rows import WeightedRows
-from raysde.io.filesystems import open_filesystem
+from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.near import did_you_mean
 from raysde.io.parallel import map_ahead
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnWeights:
-    """Weights in a column of the shards."""
+    """Weights in a kept column, or in a column of the shards."""
 
-    column: str = field(metadata={"description": "numeric column of the shards, from 0 up; rows with 0 are not drawn"})
+    column: str = field(
+        metadata={
+            "description": "column of numbers that `raysde ingest --keep-columns` kept, or of the shards, from 0 up; "
+            "rows with 0 are not drawn"
+        }
+    )
 
 
+NUMERIC = ("int64", "double")
+"""Types of kept columns that can be weights."""
 Weights = Literal["balanced"] | ColumnWeights
 """``balanced`` draws each class equally often, and the rows of a class equally often."""
 
@@ -45,13 +53,8 @@ def weigh_rows(manifest: Manifest, rows: Rows, weights: Weights, chunk: int, see
     name = "label" if weights == "balanced" else weights.column
     where = f"data.weights: {manifest.path}"
     numbers = rows[np.arange(rows.count)]
-    values = np.full(manifest.rows, np.nan)
-    trained = np.flatnonzero(manifest.shards.in_split("train")).tolist()
-    with closing(map_ahead(lambda shard: _read_column(manifest, shard, weights), trained)) as columns:
-        for shard, column in zip(trained, columns, strict=True):
-            first, last = manifest.starts[shard : shard + 2]
-            values[first:last] = _number_labels(column, manifest) if weights == "balanced" else _floats(column)
-    found = values[numbers]
+    is_kept = weights != "balanced" and name in _list_kept_numbers(manifest)
+    found = (_read_kept(manifest, name) if is_kept else _read_shards(manifest, weights))[numbers]
     missing = np.flatnonzero(np.isnan(found))
     if len(missing):
         what = "label" if weights == "balanced" else f"number in column {name!r}"
@@ -70,6 +73,48 @@ def weigh_rows(manifest: Manifest, rows: Rows, weights: Weights, chunk: int, see
     return WeightedRows.of(rows, found, chunk, seed)
 
 
+def _list_kept_numbers(manifest: Manifest) -> list[str]:
+    """Return the names of the kept columns of numbers."""
+    return [] if manifest.kept is None else [name for name, kind in manifest.kept.types.items() if kind in NUMERIC]
+
+
+def _read_kept(manifest: Manifest, name: str) -> np.ndarray:
+    """Return a kept column of all rows, float64 [rows], NaN for null.
+
+    Raises:
+        ValueError: if a file of kept columns is missing or damaged.
+    """
+
+    def read(file: KeptFile) -> np.ndarray:
+        system, inside = open_filesystem(child_path(manifest.path, file.file))
+        try:
+            with system.open_input_file(inside) as source:
+                return _floats(pq.read_table(source, columns=[name]).column(name))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{file.file} of {manifest.path} cannot be read: {' '.join(str(error).split())}; restore it or ingest "
+                "again"
+            ) from error
+
+    with closing(map_ahead(read, list_kept(manifest.kept))) as parts:
+        return np.concatenate(list(parts))
+
+
+def _read_shards(manifest: Manifest, weights: Weights) -> np.ndarray:
+    """Return weights or class numbers in the training shards, float64 [rows], NaN for null and for other rows.
+
+    Raises:
+        ValueError: as :func:`_read_column`.
+    """
+    values = np.full(manifest.rows, np.nan)
+    trained = np.flatnonzero(manifest.shards.in_split("train")).tolist()
+    with closing(map_ahead(lambda shard: _read_column(manifest, shard, weights), trained)) as columns:
+        for shard, column in zip(trained, columns, strict=True):
+            first, last = manifest.starts[shard : shard + 2]
+            values[first:last] = _number_labels(column, manifest) if weights == "balanced" else _floats(column)
+    return values
+
+
 def _read_column(manifest: Manifest, shard: int, weights: Weights) -> pa.ChunkedArray:
     """Return the column of a shard that the weights need.
 
@@ -86,6 +131,7 @@ def _read_column(manifest: Manifest, shard: int, weights: Weights) -> pa.Chunked
             ]
             name = "label" if weights == "balanced" else weights.column
             if weights != "balanced" and name not in numeric:
+                numeric += _list_kept_numbers(manifest)
                 raise ValueError(
                     f"data.weights.column: {where} has no column of numbers {name!r}{did_you_mean(name, numeric)}; "
                     f"it has {', '.join(numeric)}"
