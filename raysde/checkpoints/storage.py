@@ -82,7 +82,12 @@ def fetch_best_checkpoint(
     """
     system, _ = open_filesystem(child_path(absolute_location(storage), name))
     return _choose(
-        storage, name, _fetcher(system, storage), say, lambda found: rank_checkpoints(found, ranking), "best"
+        storage,
+        name,
+        _fetcher(system, storage),
+        say,
+        order=lambda found: rank_checkpoints(found, ranking),
+        which="best",
     )
 
 

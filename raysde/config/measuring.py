@@ -55,7 +55,7 @@ class Validation(Node):
     )
     allow_few: bool = Field(False, description="allow FID of fewer than 2,048 images")
     seed: Seed = Field(0, description="image i of the metrics is drawn from (seed, i)")
-    batch_size: PositiveInt = Field(256, description="images drawn at a time for the metrics")
+    batch: PositiveInt = Field(256, description="images drawn at a time for the metrics")
     sampler: Annotated[dict[str, Any], AfterValidator(check_sampler)] = Field(
         {},
         description="guidance and solver settings of those images, such as {solver: unipc, steps: 10}; settings left "

@@ -55,7 +55,7 @@ def make_question(config: RunConfig) -> Question:
             seed=given.seed,
             reference=given.reference,
             allow_few=given.allow_few,
-            settings={"batch_size": given.batch_size, **given.sampler},
+            settings={"batch_size": given.batch, **given.sampler},
         )
     except ValueError as error:
         told = str(error).replace("add --allow-few", "set validation.allow_few=true")

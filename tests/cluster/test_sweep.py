@@ -483,7 +483,7 @@ def test_a_sweep_on_kid_picks_what_a_full_evaluation_picks(cluster, digits, tmp_
     `raysde evaluate` of both last checkpoints on more images and another seed picks the same trial."""
     metrics = {"validation__metrics": ["kid", "accuracy"], "validation__metrics_every": 20, "validation__samples": 256,
                "validation__features": "judge", "validation__sampler": {"solver": "unipc", "steps": 8},
-               "validation__batch_size": 256}  # fmt: skip
+               "validation__batch": 256}  # fmt: skip
     changes = {"text": None, "class_conditional": True, "train__length__steps": 60, "train__batch": 64}
     tree = tree_of(digits, tmp_path, **changes, **metrics)
     settings = read_settings(None, [], {"search": "grid", "scheduler": "fifo", "metric": "val/kid"})

@@ -247,7 +247,7 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
         "started": 0.0,
         "lease": None,
         "leaving": "word",
-        "reports": SimpleNamespace(send=sent.append),
+        "reports": SimpleNamespace(send=sent.append, metric="val/loss"),
     }
     worker.run_worker(settings)
     first = list(sent)
@@ -273,7 +273,7 @@ def test_a_worker_reads_in_the_order_that_the_run_began_with(recipe, monkeypatch
     monkeypatch.setattr(worker, "report_checkpoint", lambda *given: None)
     monkeypatch.setattr(worker, "read_microbatches", lambda run, *given: asked.append(run) or read(run, *given))
     settings = {"threads": 1, "recipe": tree, "started": 0.0, "lease": None, "leaving": "word"}
-    worker.run_worker({**settings, "reports": SimpleNamespace(send=print)})
+    worker.run_worker({**settings, "reports": SimpleNamespace(send=print, metric="val/loss")})
     assert [each.plan.order for each in asked] == [order]
     assert run.plan.has_lanes
 
@@ -289,7 +289,7 @@ def test_a_worker_goes_on_behind_the_batches_that_it_passed_over(recipe, tmp_pat
     monkeypatch.setattr(worker, "open_tracker", lambda *given: Silent())
     monkeypatch.setattr(worker, "report_checkpoint", lambda *given: None)
     settings = {"threads": torch.get_num_threads(), "recipe": tree, "started": 0.0, "lease": None, "leaving": "word"}
-    settings["reports"] = SimpleNamespace(send=print)
+    settings["reports"] = SimpleNamespace(send=print, metric="val/loss")
     with monkeypatch.context() as patched:
         interrupt(patched, 12, False)  # step 9, from the checkpoint of step 8 and plan position 11
         with pytest.raises(Killed):

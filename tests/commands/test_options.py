@@ -20,6 +20,7 @@ from pydantic import BaseModel
 import raysde
 from raysde.cli import FORMER, build_parser, main
 from raysde.config import loading
+from raysde.data.attributes import Attribute
 from tests.support.pictures import rng_image
 
 RECIPE = "digits"
@@ -97,7 +98,7 @@ def drawing(recorder: Recorder) -> Any:
 
     spec = SimpleNamespace(
         generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=(),
-        default_solver="heun",
+        default_solver="heun", attributes=(Attribute("age", 0.0, 90.0),), image_condition=None,
     )  # fmt: skip
     methods = {
         "sample": (lambda **settings: None, lambda **settings: drawn(settings["n"])),
@@ -212,11 +213,15 @@ def for_ingest(recorder: Recorder) -> None:
     recorder.replace(
         "raysde.data.ingest.probe.choose_rules", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop")
     )
+    base = SimpleNamespace(attributes=(), kept=None, size=(3, 5), channels=3, row_group=None)
+    recorder.replace("raysde.data.dataset.manifest.read_manifest", base)
+    recorder.replace("raysde.data.ingest.append.check_appendable", None)
     recorder.replace("raysde.cluster.ingest.ingest", None)
     recorder.replace("raysde.commands.ingest.print_summary", None)
 
 
 def for_looks(recorder: Recorder) -> None:
+    recorder.replace("raysde.data.dataset.versions.choose_version", lambda path, wanted, key: wanted)
     recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4, path="p"))
     recorder.replace("raysde.data.dataset.contact_sheet.describe_manifest", [])
     recorder.replace("raysde.data.dataset.verify.verify_here", [])
@@ -227,7 +232,11 @@ def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.images.tensors.save_picture", None)
     recorder.replace("raysde.commands.data.check_picture", None)
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
-    recorder.replace("raysde.runs.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
+    recorder.replace(
+        "raysde.runs.run.open_run",
+        SimpleNamespace(steps=10, plan=plan, manifest=None, config=loading.load_recipe(RECIPE, [])),
+    )
+    recorder.replace("raysde.checkpoints.storage.find_newest_checkpoint", None)
 
 
 def for_precompute(recorder: Recorder) -> None:
@@ -241,7 +250,7 @@ def for_precompute(recorder: Recorder) -> None:
 
 
 def for_training(recorder: Recorder) -> None:
-    done = SimpleNamespace(checkpoint="", model="", tracking_uri="", run_id="")
+    done = SimpleNamespace(checkpoint="", model="", tracking_uri="", run_id="", choice="")
     recorder.replace("raysde.cluster.job.train_job", done)
     run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4), config=recipe)  # noqa: E731
     recorder.replace("raysde.runs.run.open_run", run)
@@ -312,6 +321,7 @@ LED = {
 TOLD = {
     "prompt": (["--prompt", "a seven"], ("prompts", "a seven")),
     "label": (["--label", "7"], ("labels", 7)),
+    "attribute": (["--attribute", "age=30"], ("age", [30.0])),
     "seed": (["--seed", "9"], ("seed", 9)),
     **LED,
 }
@@ -459,6 +469,9 @@ MODES = {
         "row_group": (["--row-group", "11"], ("row_group", 11)),
         "licence": (["--licence", "CC0"], ("licence", "CC0")),
         "skip_bad": (["--skip-bad"], ("skip_bad", True)),
+        "attributes": (["--attributes", "age,weight"], ("attributes", ["age", "weight"])),
+        "keep_columns": (["--keep-columns", "score,url"], ("keep", ["score", "url"])),
+        "append": (["--append"], ("called", "check_appendable")),
     }),
     "inspect": (for_looks, [], {
         "shards": (["SHARDS"], ("path", "SHARDS")),
@@ -466,6 +479,7 @@ MODES = {
         "n": (["SHARDS", "-n", "12"], ("count", 12)),
         "seed": (["SHARDS", "--seed", "9"], ("seed", 9)),
         "fast": (["SHARDS", "--fast"], ("verification", "schema")),
+        "version": (["SHARDS", "--version", "2"], ("version", 2)),
     }),
     "plan": (for_looks, ["--step", "2"], {
         "recipe": ([RECIPE], ("name", "digits")),

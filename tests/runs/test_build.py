@@ -224,7 +224,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "validation.reference": (98, asked("reference"), 98, {"validation.metrics": ["kid"]}),
     "validation.allow_few": (True, asked("allow_few"), True, {"validation.metrics": ["kid"]}),
     "validation.seed": (5, asked("seed"), 5, {"validation.metrics": ["kid"]}),
-    "validation.batch_size": (9, lambda built: asked("settings")(built)["batch_size"], 9, {"validation.metrics": ["kid"]}),
+    "validation.batch": (9, lambda built: asked("settings")(built)["batch_size"], 9, {"validation.metrics": ["kid"]}),
     "keep.by": ("val/denoising", lambda built: built.schedule.ranking.by, "val/denoising"),
     "keep.newest": (7, kept("newest"), 7),
     "keep.best": (2, kept("best"), 2),
@@ -267,6 +267,8 @@ ELSEWHERE = {
     "train.compile",  # test_loop.py
     "publish", "keep.mode",  # test_keeping.py
     "validation.features", "validation.sampler",  # test_quality.py
+    "attributes.names", "attributes.dropout", "sampling.attributes",  # conditioning/test_attributes.py
+    "image_condition",  # conditioning/test_images.py
     "latent", "train.times", "text",  # nodes that are null
 }  # fmt: skip
 """Keys with an effect that other tests show."""
@@ -400,12 +402,12 @@ def test_validation_is_of_the_recipe(recipe, monkeypatch):
     monkeypatch.setattr("raysde.runs.build.validation_loss", lambda *given: asked.update(enumerate(given)) or {})
     world = hooks.World(1, 3)
     assert make_validator(found.run, world)(found.state.model) == {}
-    model, batches, seed, data_range, where, latent, spare = asked.values()
+    model, batches, seed, data_range, where, latent, spare, image_condition = asked.values()
     assert model is found.state.model
     rows, *others = batches
     assert rows.tolist() == found.run.held_out.tolist()
     assert others == [4, View((4, 4)), 1, 3]
-    assert (seed, data_range, where, latent, spare) == (5, (0.0, 2.0), world, None, None)
+    assert (seed, data_range, where, latent, spare, image_condition) == (5, (0.0, 2.0), world, None, None, None)
 
 
 def test_without_held_out_rows_nothing_is_validated(recipe):

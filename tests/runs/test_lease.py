@@ -267,7 +267,7 @@ def test_a_stopped_run_that_was_taken_over_writes_nothing_more(digits, tmp_path,
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     tree = small_recipe(
         digits, tmp_path / "runs", tracking__uri=uri, train__length__steps=100_000, checkpoint_every=1, text=None,
-        resources__lease=2.0, keep_checkpoints=1, log_every=20,
+        resources__lease=2.0, keep__newest=1, log_every=20,
     )  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}

@@ -259,7 +259,7 @@ if point == "rename":
     atomic.move_into_place = lambda partial, folder: die() if folder.name == step else move(partial, folder)
 elif point == "prune":
     prune = storage.prune_checkpoints
-    storage.prune_checkpoints = lambda folder, keep, saved: die() if saved == 3 else prune(folder, keep, saved)
+    storage.prune_checkpoints = lambda folder, keep, saved, base: die() if saved == 3 else prune(folder, keep, saved)
 else:
     writing.write_file = write
 local.check_place = lambda run: None  # a URI is written here as under Ray

@@ -11,7 +11,7 @@ def job_recipe(digits, place: Path, uri: str, name: str = "small", **changes) ->
     settings = {
         "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
         "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
-        "keep_checkpoints": 1,
+        "keep__newest": 1,
     }  # fmt: skip
     return small_recipe(digits, place / "runs", **{**settings, **changes})
 

@@ -17,7 +17,7 @@ MUTANTS = [
     Mutant("known pixels drawn anew", "raysde.inference.told_images:inpaint_told", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_tells'"),
     Mutant("more noise than the model knows", "raysde.inference.told_images:upscale_told", "0.0 <= level <= condition.noise", "0.0 <= level", "tests/conditioning/test_images.py -k 'upscaling_tells'"),
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.sample", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
-    Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
+    Mutant("prompts of a file counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
     Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
     Mutant("the command's seed for every row", "raysde.inference.bulk:Bulk.seeds", "self.seed if each is None else each", "self.seed", BULK + " -k 'of_its_own'"),
     Mutant("the command's negative for every row", "raysde.inference.bulk:Bulk.negatives", "other if each is None else each", "other", BULK + " -k 'of_its_own'"),
