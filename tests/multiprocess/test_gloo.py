@@ -20,7 +20,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import distinct_captions
 from raysde.distributed import agreement
 from raysde.distributed.world import World, current_world
-from raysde.runs import build
+from raysde.runs import sources
 from raysde.runs.build import make_objective, make_schedule, new_state, sample_captions
 from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
@@ -190,19 +190,21 @@ def test_a_bad_loss_on_one_rank_ends_all(recipe, tmp_path):
 def note_captions(rank: int, tree: dict, out: str) -> None:
     """Write down how often this rank read the captions of the data set, and which it has."""
     run, reads = open_run(loading.parse_recipe(tree)), []
-    build.distinct_captions = lambda *arguments: reads.append(rank) or distinct_captions(*arguments)
+    sources.distinct_captions = lambda *arguments: reads.append(rank) or distinct_captions(*arguments)
     dist.init_process_group("gloo")
     Path(out, f"{rank}").write_text(json.dumps([len(reads), sample_captions(run, current_world()), len(reads)]))
 
 
 def test_one_rank_reads_the_captions_and_all_have_them(recipe, digits, tmp_path):
     """Each rank trains the tokenizer on the same captions; with a tokenizer that is trained already, no other reads."""
-    on_ranks(3, note_captions, recipe(resources__workers=3, train__batch=24, text={"kind": "scratch"}), str(tmp_path))
+    tree = recipe(resources__workers=3, train__batch=24, text={"kind": "scratch"})
+    on_ranks(3, note_captions, tree, str(tmp_path))
     expected = distinct_captions(digits, 1000)
     assert len(expected) > 10
     found = [json.loads(Path(tmp_path, str(rank)).read_text()) for rank in range(3)]
     assert found == [[0, expected, 1], [0, expected, 0], [0, expected, 0]]
-    trained = SimpleNamespace(spec=SimpleNamespace(text=PretrainedText(path="anything")), manifest=digits)
+    run = open_run(loading.parse_recipe(tree))
+    trained = SimpleNamespace(spec=SimpleNamespace(text=PretrainedText(path="anything")), sources=run.sources)
     assert sample_captions(trained, World(rank=1, size=2)) == []
     assert sample_captions(trained, World(rank=0, size=2)) == expected
 
