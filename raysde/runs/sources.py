@@ -142,8 +142,8 @@ class RunSources:
             split_source(source.manifest, entry.weights, count, config.seed, source.selection)
             for source, entry, count in zip(self.sources, self.entries, counts, strict=True)
         ]
-        rows = MixedRows(tuple(part for part, _ in found), self.starts)
-        return rows, number_held_out([held for _, held in found], self.starts)
+        mixed = MixedRows(tuple(part for part, _ in found), self.starts)
+        return mixed, number_held_out([held for _, held in found], self.starts)
 
     def feed(self, config: RunConfig, rows: Rows | MixedRows, view: View) -> Feed:
         """Return the microbatches of a run.
