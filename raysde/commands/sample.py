@@ -120,7 +120,9 @@ def run_bulk(args: argparse.Namespace) -> None:
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
         if given:
-            raise ValueError(f"{option} cannot be given with --prompts-file, which has the prompts and labels")
+            raise ValueError(
+                f"{option} cannot be given with --prompts-file, which has the prompts and labels; leave one of them out"
+            )
     draw: Draw = draw_here
     if args.workers:
         from raysde.cluster.sample import draw_on_actors

@@ -109,7 +109,7 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
     tree = read_yaml(text, f"{what} {path}")
     if not isinstance(tree, dict):
-        raise ValueError(f"{what} {path} is not a mapping of keys to values")
+        raise ValueError(f"{what} {path} is not a mapping of keys to values; write one `key: value` on each line")
     return tree
 
 
