@@ -83,6 +83,8 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.prompts_file is not None:
         run_bulk(args)
         return
+    if args.n is not None and args.n < 1:
+        raise ValueError(f"-n must be at least 1, got {args.n}")
     if args.workers:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
