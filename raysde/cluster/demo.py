@@ -1,6 +1,8 @@
 """The demo: train, register and evaluate a model of scikit-learn's digits on this machine."""
 
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +48,7 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
     done = train_job(settings, started=started)
     loop = float(read_tags(connect_client(uri), done.run_id)["raysde.seconds.loop"])
-    ray.shutdown()
+    end_ray()
     print(f"4. registered {done.model} as {settings.model_name}@{settings.tracking.alias}")
     accuracy, memorised = judge_model(f"models:/{settings.model_name}@{settings.tracking.alias}", uri, out)
     print(f"\nprompts and images   {out / 'grid.png'}")
@@ -60,6 +62,14 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
     print(f"prompt accuracy {accuracy:.3f} ({JUDGED} samples)")
     print(f"memorised {memorised:.3f}")
     print(f"training loop {loop:.1f} s")
+
+
+def end_ray() -> None:
+    """Disconnect from Ray, and keep Python's handler of SIGTERM."""
+    ray.shutdown()
+    # Ray 2.60 puts the system's handler back, which would end the process without a message
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def clear_demo(out: Path) -> None:
