@@ -18,6 +18,6 @@ def test_an_interrupted_demo_does_not_promise_to_go_on(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(demo, "ingest", lambda *_, **__: SimpleNamespace(rows=1797))
     monkeypatch.setattr(demo, "train_job", train)
-    with pytest.raises(Interrupted, match="^the demo was interrupted; the same command starts it again$") as caught:
+    with pytest.raises(Interrupted, match=r"^the demo was interrupted; the same command starts it again$") as caught:
         demo.demo_job("digits", tmp_path / "demo", [], started=time.time())
     assert caught.value.__cause__ is cause
