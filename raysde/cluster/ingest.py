@@ -86,6 +86,10 @@ def outline_result(result: Converted) -> Outline:
 def begin_ingest(out: str, wanted: str) -> dict[int, Outline]:
     """Prepare the target, and return the parts that an earlier ingest of the same source and rules finished.
 
+    Args:
+        out: folder or URI of the data set.
+        wanted: identity of this ingest, from :func:`ingest_identity`.
+
     Raises:
         ValueError: if the target holds a data set or an unfinished ingest of another source.
     """

@@ -83,6 +83,8 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.prompts_file is not None:
         run_bulk(args)
         return
+    if args.n is not None and args.n < 1:
+        raise ValueError(f"-n must be at least 1, got {args.n}")
     if args.workers:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
@@ -120,7 +122,9 @@ def run_bulk(args: argparse.Namespace) -> None:
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
         if given:
-            raise ValueError(f"{option} cannot be given with --prompts-file, which has the prompts and labels")
+            raise ValueError(
+                f"{option} cannot be given with --prompts-file, which has the prompts and labels; leave one of them out"
+            )
     draw: Draw = draw_here
     if args.workers:
         from raysde.cluster.sample import draw_on_actors

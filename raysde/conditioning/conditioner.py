@@ -34,6 +34,7 @@ class Condition:
     context: Tensor | None = None
 
     def to(self, device: torch.device) -> "Condition":
+        """Return the condition with its tensors on a device; copies from pinned memory do not block."""
         return self.map(lambda value: value.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
@@ -43,6 +44,7 @@ class Condition:
 
     @property
     def is_empty(self) -> bool:
+        """True if there are neither captions nor labels."""
         return self.ids is None and self.labels is None and self.context is None
 
     def drop_rows(self, drop: Tensor, null: Self) -> "Condition":
@@ -182,6 +184,11 @@ class Conditioner(nn.Module):
         return self.condition(None, None, 1)
 
     def forward(self, condition: Condition) -> Encoded:
+        """Encode a batch of B conditions on the device of the weights, as vectors [B, width] and [B, L, width].
+
+        The first is the sum of the pooled caption and the class vector, the second the caption's tokens; see
+        :class:`Encoded`.
+        """
         pooled = context = None
         if self.encoder is not None:
             assert condition.mask is not None

@@ -68,6 +68,7 @@ class World:
         return data.cpu().numpy().tobytes().decode()
 
     def barrier(self) -> None:
+        """Wait until every rank has called this."""
         if self.size > 1:
             self.any(False)
 

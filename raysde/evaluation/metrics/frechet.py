@@ -57,6 +57,10 @@ class Moments:
 def check_count(count: int, what: str, allow_few: bool) -> None:
     """Check that there are enough images for a meaningful distance: 2,048, or 2 if ``allow_few``.
 
+    Args:
+        count: number of images.
+        what: their noun in the error, such as "drawn images".
+
     Raises:
         ValueError: if there are too few.
     """
