@@ -11,6 +11,7 @@ help:
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing the versions of constraints.txt into $(VENV), which takes minutes and prints nothing"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 

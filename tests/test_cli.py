@@ -102,6 +102,8 @@ def test_sample_refuses(capsys, places, tmp_path):
     assert "--device" in refused(capsys, "sample", run, "--device", "toaster")
     assert "no model named" in refused(capsys, "sample", "models:/x@y", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
     assert "nowhere" in refused(capsys, "sample", "nowhere")
+    for count in ("0", "-2"):
+        assert f"-n must be at least 1, got {count}" in refused(capsys, "sample", run, "-n", count, "--prompt", "a")
     assert main(["sample", run, "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
     assert (tmp_path / "drawn" / "grid.png").exists()
 

@@ -1,6 +1,8 @@
 """The demo: train, register and evaluate a model of scikit-learn's digits on this machine."""
 
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +20,7 @@ from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.images.tensors import save_picture
 from raysde.io.amounts import amount
+from raysde.io.errors import Interrupted
 from raysde.tracking import connect_client, read_tags
 
 JUDGED = 500
@@ -33,6 +36,7 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
         ValueError: naming the key or path at fault.
         OSError: if ``out`` cannot be written.
         RuntimeError: if the workers fail.
+        Interrupted: on Ctrl-C or SIGTERM during training.
     """
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
@@ -44,9 +48,13 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
     manifest = ingest(source, str(out / "shards"), choose_rules(source), name="scikit-learn's digits")
     print(f"2. ingested {amount(manifest.rows, 'image')} into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
-    done = train_job(settings, started=started)
+    try:
+        done = train_job(settings, started=started)
+    except Interrupted as error:
+        # training could resume, but the same command replaces an earlier demo
+        raise Interrupted("the demo was interrupted; the same command starts it again") from error.__cause__
     loop = float(read_tags(connect_client(uri), done.run_id)["raysde.seconds.loop"])
-    ray.shutdown()
+    end_ray()
     print(f"4. registered {done.model} as {settings.model_name}@{settings.tracking.alias}")
     accuracy, memorised = judge_model(f"models:/{settings.model_name}@{settings.tracking.alias}", uri, out)
     print(f"\nprompts and images   {out / 'grid.png'}")
@@ -60,6 +68,14 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
     print(f"prompt accuracy {accuracy:.3f} ({JUDGED} samples)")
     print(f"memorised {memorised:.3f}")
     print(f"training loop {loop:.1f} s")
+
+
+def end_ray() -> None:
+    """Disconnect from Ray, and keep Python's handler of SIGTERM."""
+    ray.shutdown()
+    # Ray 2.60 puts the system's handler back, which would end the process without a message
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def clear_demo(out: Path) -> None:

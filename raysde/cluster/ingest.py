@@ -103,6 +103,8 @@ def begin_ingest(out: str, wanted: str, base: Manifest | None = None) -> dict[in
     """Prepare the target, and return the parts that an earlier ingest of the same source and rules finished.
 
     Args:
+        out: folder or URI of the data set.
+        wanted: identity of this ingest, from :func:`ingest_identity`.
         base: the data set in the target that is appended to; None for a new one.
 
     Raises:

@@ -31,7 +31,12 @@ LEFT = b"left"
 
 
 def ask(word: str, who: str) -> None:
-    """Ask the workers of a run to leave."""
+    """Ask the workers of a run to leave.
+
+    Args:
+        word: prefix of the run's keys, the same for all functions of this module.
+        who: :data:`COMMAND` or :data:`RESIZE`, so that each can withdraw its own request.
+    """
     store._internal_kv_put(f"{word}/ask/{who}", b"1", namespace=SPACE)
 
 

@@ -30,7 +30,9 @@ def check_out(out: Path, names: Sequence[str]) -> None:
 
 
 def check_picture(option: str, path: Path) -> None:
-    """Refuse the path of a single picture if there is a file that raysde did not write.
+    """Refuse the path of a single picture that cannot be written, or has a file that raysde did not write.
+
+    The folder of the picture is created if it is missing.
 
     Args:
         option: option that gave the path, such as ``--sheet``, for the message.
@@ -38,8 +40,15 @@ def check_picture(option: str, path: Path) -> None:
     Raises:
         ValueError: naming the option and the path.
     """
+    from PIL import Image
+
+    from raysde.io.filesystems import check_writable
+
     if path.is_dir():
         raise ValueError(f"{option} {path} is a folder; name a file in it")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{option} {path}: no picture is written in this format; name a .png file")
+    check_writable(str(path), option)
     if path.exists() and not is_marked(path):
         raise ValueError(f"{option} {path} {UNMARKED} file")
 

@@ -60,7 +60,9 @@ def run_register(args: argparse.Namespace) -> None:
     from raysde.tracking import connect_client, default_uri, report_server_errors
 
     if args.alias == "champion":
-        raise ValueError("--alias champion: raysde promote moves it, after comparing figures")
+        raise ValueError(
+            "--alias champion: raysde promote moves it, after comparing figures; choose another alias or promote"
+        )
     uri = args.tracking_uri or default_uri()
     figures = {} if args.report is None else read_report(args.report)
     subject = None if args.report is None else read_subject(args.report)

@@ -84,6 +84,8 @@ def run_sample(args: argparse.Namespace) -> None:
     if args.prompts_file is not None:
         run_bulk(args)
         return
+    if args.n is not None and args.n < 1:
+        raise ValueError(f"-n must be at least 1, got {args.n}")
     if args.workers:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
@@ -125,7 +127,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     for option, given in {**conditions, "-n": args.n is not None, **alone}.items():
         if given:
             raise ValueError(
-                f"{option} cannot be given with --prompts-file, which has the prompts, labels and attributes"
+                f"{option} cannot be given with --prompts-file, which has the prompts, labels and attributes; "
+                "leave one of them out"
             )
     draw: Draw = draw_here
     if args.workers:

@@ -179,4 +179,6 @@ def wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5.0):
             return True
         time.sleep(0.2)
-    raise RuntimeError(f"the MLflow UI does not answer at {address} after {STARTING:.0f} s")
+    raise RuntimeError(
+        f"the MLflow UI does not answer at {address} after {STARTING:.0f} s; see its output with RAYSDE_LOG=debug"
+    )

@@ -41,6 +41,7 @@ class Condition:
     image: Tensor | None = None
 
     def to(self, device: torch.device) -> "Condition":
+        """Return the condition with its tensors on a device; copies from pinned memory do not block."""
         return self.map(lambda value: value.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
@@ -50,6 +51,7 @@ class Condition:
 
     @property
     def is_empty(self) -> bool:
+        """True if no kind of condition is there."""
         return all(value is None for value in (self.ids, self.labels, self.context, self.attributes, self.image))
 
     def drop_rows(self, drop: Tensor, null: Self) -> "Condition":
@@ -228,6 +230,11 @@ class Conditioner(nn.Module):
         return self.condition(None, None, 1)
 
     def forward(self, condition: Condition) -> Encoded:
+        """Encode a batch of B conditions on the device of the weights, as vectors [B, width] and [B, L, width].
+
+        The first is the sum of the pooled caption and the class vector, the second the caption's tokens; see
+        :class:`Encoded`.
+        """
         pooled = context = None
         if self.encoder is not None:
             assert condition.mask is not None

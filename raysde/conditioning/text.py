@@ -108,6 +108,7 @@ class Tokenizer:
         self.named: set[str] = set()
 
     def encode(self, caption: str) -> list[int]:
+        """Return the token ids of a caption without padding: at least one, at most ``max_tokens``."""
         ids = self.seen.get(caption)
         if ids is None:
             if len(self.seen) >= self.REMEMBERED:
@@ -219,10 +220,12 @@ class TextEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TextEncoder:
+        """Set training mode; an encoder that is not trained stays in evaluation mode, without dropout."""
         super().train(mode and self.trainable)
         return self
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the vectors [B, L, width] of tokens [B, L]; a frozen encoder computes no gradient."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self.encoder(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
 

@@ -19,7 +19,7 @@ def _check_interval(given: Any) -> Any:
         return given
     if isinstance(given, str) and seconds_of(given) > 0.0:
         return given
-    raise ValueError(f"{given!r} is neither a number of steps, such as 1000, nor a time, such as 10min")
+    raise ValueError(f"it is neither a number of steps, such as 1000, nor a time, such as 10min, got {given!r}")
 
 
 Interval = Annotated[int | str, BeforeValidator(_check_interval)]

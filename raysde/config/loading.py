@@ -15,6 +15,7 @@ from raysde.config.builtin import resolve_builtin, suggest_builtin
 from raysde.config.former import describe_former_keys
 from raysde.config.recipe import RunConfig, flatten
 from raysde.io.documents import read_yaml
+from raysde.io.invalid import reword
 from raysde.io.near import did_you_mean
 from raysde.io.progress import say
 
@@ -113,7 +114,7 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
     tree = read_yaml(text, f"{what} {path}")
     if not isinstance(tree, dict):
-        raise ValueError(f"{what} {path} is not a mapping of keys to values")
+        raise ValueError(f"{what} {path} is not a mapping of keys to values; write one `key: value` on each line")
     return tree
 
 
@@ -199,15 +200,20 @@ def _describe_error(error: ValidationError) -> str:
         )
     if is_unknown:
         return f"unknown key {where!r}{did_you_mean(where, meanings, meanings)}; `raysde config` lists all keys"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        return f"{'.'.join(path[:-1])}: it has too few values, got {json.dumps(first['input'], default=str)}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"key {where!r} is required"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
+    message, given = reword(first["msg"]), first["input"]
+    if first["type"] == "union_tag_invalid":
+        where, given = f"{where}.kind", first["ctx"]["tag"]
+        message = f"must be one of {first['ctx']['expected_tags']}"
     if first["type"] in ("literal_error", "union_tag_invalid"):
-        context = first["ctx"]
-        choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
-        message += did_you_mean(str(context.get("tag", given)), choices)
-    if first["type"] in ("model_type", "model_attributes_type", "dataclass_type"):
+        choices = re.findall(r"'([^']*)'", message)
+        message += f", got {json.dumps(given, default=str)}{did_you_mean(str(given), choices)}"
+    if first["type"] == "union_tag_not_found" and isinstance(given, Mapping):
+        return f"key '{where}.kind' is required"
+    if first["type"] in ("model_type", "model_attributes_type", "dataclass_type", "union_tag_not_found"):
         remedy = f"{OFF[where]} switches it off" if where in OFF else f"set its keys, such as {where}.KEY=VALUE"
         message = f"it is a section of keys, got {json.dumps(given, default=str)}; {remedy}"
     shown = f", got {json.dumps(given, default=str)}" if not isinstance(given, dict) and "got" not in message else ""

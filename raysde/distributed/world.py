@@ -73,6 +73,7 @@ class World:
         return data.cpu().numpy().tobytes()
 
     def barrier(self) -> None:
+        """Wait until every rank has called this."""
         if self.size > 1:
             self.any(False)
 

@@ -70,7 +70,9 @@ def read_report(path: str | Path) -> dict[str, Metric]:
     else:
         found = []
     if not found:
-        raise ValueError(f"report {path} must be a list of figures, with one at least")
+        raise ValueError(
+            f"report {path} must be a list of figures, with one at least; raysde evaluate --output writes one"
+        )
     figures: dict[str, Metric] = {}
     for figure in found:
         if figure.name in figures:

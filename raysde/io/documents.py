@@ -34,12 +34,20 @@ def read_yaml(text: str, what: str) -> Any:
         raise ValueError(str(error)) from None
     except (yaml.YAMLError, ValueError) as error:
         # PyYAML raises ValueError for text that looks like a date or number and is neither
-        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{what} is not valid YAML: {_describe_syntax(error)}") from error
     except RecursionError:
         raise ValueError(f"{what} is not valid YAML: it is nested too deeply") from None
     if twice:
         raise ValueError(f"{what}: {_describe_repeat(*twice[0])}; keep one of them")
     return value
+
+
+def _describe_syntax(error: Exception) -> str:
+    """Return the place and the message of a YAML error, without the excerpt that PyYAML adds."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or 'not readable'}"
 
 
 class OtherBase(ValueError):

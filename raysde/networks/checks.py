@@ -63,7 +63,12 @@ def patched_shape(image: tuple[int, int, int], patch: int) -> tuple[int, int, in
 
 
 def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], attention: Sequence[int]) -> list[int]:
-    """Return the height in pixels at each level, for images of shape (channels, height, width).
+    """Return the height in pixels at each level, from the highest resolution to the lowest.
+
+    Args:
+        image: shape (channels, height, width) of the images.
+        multipliers: one entry for each level; only their number counts.
+        attention: heights in pixels of the levels that get attention.
 
     Raises:
         ValueError: if the image cannot be halved at every level, or an attention resolution never occurs.

@@ -220,6 +220,7 @@ class NCSNpp(nn.Module):
         )
 
     def attention(self, width: int, context: int | None) -> Attention:
+        """Return an attention layer on ``width`` channels with Song et al.'s initial weights; ``context`` as there."""
         head = self.size.head_channels or width
         made = Attention(width, head=head, context=context, rescale=self.size.rescale)
         for weight in (made.query.weight.detach(), *made.key_value.weight.detach().chunk(2)):
@@ -254,6 +255,7 @@ class NCSNpp(nn.Module):
         return skips
 
     def make_halving_block(self, width: int) -> nn.Module:
+        """Return the layer that halves height and width between two levels, on ``width`` channels."""
         if self.size.resblock == "ddpm":
             return make_halving_conv(width, width, self.size.fir)
         return ResnetBlock(width, width, self.embedding, self.size, make_halving(self.size.fir))
@@ -290,6 +292,7 @@ class NCSNpp(nn.Module):
         assert not remaining
 
     def make_doubling_block(self, width: int) -> nn.Module:
+        """Return the layer that doubles height and width between two levels, on ``width`` channels."""
         if self.size.resblock == "ddpm":
             return make_doubling_conv(width, width, self.size.fir)
         return ResnetBlock(width, width, self.embedding, self.size, make_doubling(self.size.fir))

@@ -139,7 +139,10 @@ def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
         return folder
     found = checkpoint.find_newest_checkpoint(folder, say)
     if found is None:
-        raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
+        raise ValueError(
+            f"{folder} is not a checkpoint: it holds no checkpoint.json; give the folder of a run or of a checkpoint, "
+            "such as step_000000500"
+        )
     return found
 
 

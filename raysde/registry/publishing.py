@@ -184,7 +184,7 @@ def register_model(
     if source.startswith("models:"):
         found = find_version(client, source)
         if name not in (None, found.name):
-            raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
+            raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}; leave --name out")
         if subject is not None:
             subject.check(found.tags.get(WEIGHTS), generation_of(found), source)
         if alias:

@@ -115,6 +115,7 @@ class Run:
 
     @property
     def data_identity(self) -> dict[str, Any]:
+        """Path, fingerprint and rows of the data set, and the names of precomputed folders by kind, for checkpoints."""
         found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
         precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
         sources = self.sources.sources[0].selected if self.sources.is_plain else {"sources": self.sources.identity}

@@ -80,6 +80,23 @@ def test_somebodys_picture_is_not_written_over(digits, tmp_path, capsys, kind):
     assert sizes[0] != sizes[1]
 
 
+@pytest.mark.parametrize("name", ["sheet.xyz", "sheet"])
+def test_a_format_that_no_picture_is_written_in_is_refused_before_the_shards_are_read(tmp_path, capsys, name):
+    said = refused(capsys, "inspect", str(tmp_path / "missing"), "--sheet", str(tmp_path / name))
+    assert f"--sheet {tmp_path / name}: no picture is written in this format; name a .png file" in said
+
+
+def test_a_contact_sheet_in_a_folder_that_is_not_there(digits, tmp_path, capsys):
+    """The folder is made; what cannot be a folder is refused before the shards are read."""
+    target = tmp_path / "new" / "sheets" / "sheet.png"
+    assert main(["inspect", digits.path, "--sheet", str(target), "-n", "4", "--fast"]) == 0
+    assert Image.open(target).format == "PNG"
+    (tmp_path / "file").write_text("x")
+    assert f"--sheet {tmp_path / 'file' / 'a.png'} cannot be written" in refused(
+        capsys, "inspect", str(tmp_path / "missing"), "--sheet", str(tmp_path / "file" / "a.png")
+    )
+
+
 def test_more_images_than_there_are(tmp_path):
     manifest = write_digit_shards(tmp_path / "shards", rows=5, shard_rows=3)
     assert main(["inspect", manifest.path, "--sheet", str(tmp_path / "all.png")]) == 0

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tqdm
 from PIL import Image
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import build_parser, main
 from raysde.commands.edit import open_images
+from raysde.commands.model_options import show_progress_bar
 from raysde.images.files import open_file, open_mask
 from raysde.images.tensors import to_pil
 from raysde.inference.edit_files import average_channels
@@ -167,6 +169,22 @@ def test_nothing_is_said_to_be_replaced_by_a_command_that_is_refused(models, fil
     assert main([*asked, files["rgb"]]) == 0
     capsys.readouterr()
     assert "replaced" not in refused(capsys, *asked, files["small"])
+
+
+def test_a_bar_counts_the_units_that_are_done(monkeypatch):
+    """The counts of a task are of all units so far, also when some are skipped or the total grows."""
+    bars = []
+
+    class Kept(tqdm.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Kept)
+    with show_progress_bar("drawing", "step") as told:
+        for done, total in ((1, 4), (3, 4), (4, 8), (8, 8)):
+            told(done, total)
+            assert (bars[0].n, bars[0].total) == (done, total)
 
 
 def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatch, capsys):

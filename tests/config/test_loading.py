@@ -124,6 +124,50 @@ def test_mistakes_are_named(overrides, culprit):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.batch=0", "train.batch: must be at least 1, got 0"),
+        ("train.batch=2.5", "train.batch: must be an integer, got a number with a fractional part"),
+        ("train.lr=0", "train.lr: must be above 0, got 0"),
+        ("train.lr=fast", 'train.lr: must be a number, got "fast"'),
+        ("data.flip=maybe", 'data.flip: must be true or false, got "maybe"'),
+        ("data.range=[1]", "data.range: it has too few values, got [1]"),
+        (
+            "train.times=word",
+            'train.times: it is a section of keys, got "word"; set its keys, such as train.times.KEY=VALUE',
+        ),
+        ("train.times={mean: 1}", "key 'train.times.kind' is required"),
+        ("train.condition_dropout=2", "train.condition_dropout: must be at most 1, got 2"),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_bound_that_it_breaks(override, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        loading.load_recipe(DIGITS, [override])
+
+
+def test_a_kind_that_does_not_exist_is_told_with_those_that_do():
+    with pytest.raises(
+        ValueError, match=r"^sde\.kind: must be one of 'vp', .*, got \"vpp\"; did you mean vp"
+    ) as caught:
+        loading.load_recipe(DIGITS, ["sde.kind=vpp"])
+    assert set(re.findall("'([^']*)'", str(caught.value))) == {"vp", "sub_vp", "ve", "edm", "flow", "external"}
+
+
+@pytest.mark.parametrize("value", ["word", "-1.0e+30", "0.5", "[]", "[[1], 2]", "{a: 1}", "true", "null", ".nan"])
+def test_no_refusal_of_any_key_is_in_the_words_of_a_library(value):
+    """A reader of a recipe knows neither inputs nor tags nor parsers."""
+    said = []
+    for key in reference.list_keys():
+        try:
+            loading.load_recipe(DIGITS, [f"{key}={value}"])
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) > 50
+    foreign = re.compile(r"Input|\btag\b|discriminator|pydantic|nable to|a valid |[.][0-9]+' is required")
+    assert [each for each in said if foreign.search(each)] == []
+
+
 @pytest.mark.parametrize("value", ["null", "off", "0"])
 @pytest.mark.parametrize("section", ["validation", "sampling"])
 def test_a_section_that_is_refused_says_how_it_is_switched_off(section, value):
@@ -136,7 +180,16 @@ def test_a_section_that_is_refused_says_how_it_is_switched_off(section, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "culprit"), [("a: [", "not valid YAML"), ("- a", "not a mapping"), (None, "cannot be read")]
+    ("text", "culprit"),
+    [
+        ("a: [", "not valid YAML: line 1, column 5: "),
+        (
+            "name: a\n  storage: x\n",
+            r"r\.yaml is not valid YAML: line 2, column 10: mapping values are not allowed here$",
+        ),
+        ("- a", "not a mapping"),
+        (None, "cannot be read"),
+    ],
 )
 def test_unreadable_recipes_are_named(tmp_path, text, culprit):
     path = Path(tmp_path / "r.yaml")

@@ -1,10 +1,13 @@
 """Paths in a recipe mean the same in every process."""
 
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 
 from raysde.checkpoints import checkpoint
+from raysde.cli import find_factories
 from raysde.config import loading, places, reference
 from raysde.io.filesystems import resolve_folder_or_name
 from raysde.runs.run import check_resumable, open_run
@@ -98,8 +101,20 @@ def test_a_factory_is_found_in_the_working_folder(capsys, digits, recipe, tmp_pa
     """Ray's workers find it there, also if Python's path has only the script's folder."""
     (tmp_path / "nets_of_mine.py").write_text("class Net:\n    pass\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path not in ("", str(tmp_path))])
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
     tree = recipe(network={"kind": "external", "factory": "nets_of_mine:Other"}, text=None)
     (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     said = refused(capsys, "train", "recipe.yaml", "--no-ray")
     assert "module 'nets_of_mine' has no attribute 'Other'" in said
+
+
+def test_a_file_in_the_working_folder_does_not_stand_for_a_library_of_its_name(tmp_path, monkeypatch):
+    """A user's copy.py or tokenizers.py beside the recipe leaves the library's import alone."""
+    (tmp_path / "colorsys.py").write_text("")
+    (tmp_path / "colours_of_mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    find_factories()
+    found = {name: PathFinder.find_spec(name, sys.path).origin for name in ("colorsys", "colours_of_mine")}
+    assert found["colours_of_mine"] == str(tmp_path / "colours_of_mine.py")
+    assert found["colorsys"] != str(tmp_path / "colorsys.py")

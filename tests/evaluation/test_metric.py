@@ -39,7 +39,7 @@ def test_what_is_kept_is_read_again():
         ({"name": "kid"}, "a tag: name: Unexpected keyword argument"),
         ({"influence": None}, "a tag: influence: Unexpected keyword argument"),
         ({"value": 2.0}, r"a tag: kid 2.0 lies outside its interval \[0.25, 1.0\]"),
-        ({"low": float("nan")}, "a tag: low: Input should be a finite number"),
+        ({"low": float("nan")}, "a tag: low: must be a finite number"),
         ({"samples": 0}, "a tag: kid was measured on 0 samples"),
         ({"metric": "a\nb"}, "a tag: metric .* must be of letters"),
         ({"seed": "x"}, "a tag: seed: "),

@@ -109,3 +109,12 @@ def test_a_strip_has_the_log_snr_of_each_column_above_it(folder):
     wanted = make_grid(frames, 3, captions=captions, headings=[f"log-SNR {value:.1f}" for value in log_snr])
     assert np.array_equal(np.asarray(path.strip()), np.asarray(wanted))
     assert wanted.height > make_grid(frames, 3, captions=captions).height
+
+
+@pytest.mark.parametrize(("kinds", "columns"), [(1, 3), (2, 2), (20, 20), (21, 7)])
+def test_a_grid_has_a_column_for_each_of_at_most_twenty_prompts(kinds, columns):
+    """Otherwise it is as square as possible: the smallest whole number whose square holds all images."""
+    count = 9 if kinds == 1 else 2 * kinds
+    prompts = [f"prompt {index % kinds}" for index in range(count)]
+    grid = Drawn(torch.zeros(count, 1, 96, 96, dtype=torch.uint8), prompts, 0, 1).grid()
+    assert grid.width == columns * (96 + 1) + 1

@@ -29,4 +29,4 @@ def test_the_first_mistake_is_named_by_its_path():
         Outer.model_validate({"inner": {"numbers": [1, "x"]}, "other": "y"})
     where, said = first_mistake(caught.value)
     assert where == "inner.numbers.1"
-    assert said.startswith("Input should be a valid integer")
+    assert said == "must be an integer"

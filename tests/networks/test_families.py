@@ -1,6 +1,7 @@
 """DDPM++, NCSN++ and DiT against diffusers' and scipy's programs, and published sizes."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from raysde.networks.resampling import FirConvDouble, FirConvHalf, FirDouble, Fi
 from raysde.sde import EDM, VE, VP, Flow, SubVP
 from raysde.sde.parameterisation import Preconditioning
 from tests.support.models import spec_with
+from tests.support.paths import ROOT
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8.0
 SMALL = NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
@@ -431,6 +433,17 @@ def test_dit_reads_captions_only_if_asked():
 
 def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_page_lists_every_preset_with_its_shape_and_its_number_of_weights():
+    page = (ROOT / "docs" / "networks.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \| (\d+) x (\d+) x (\d+) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in told} == set(PRESETS)
+    for name, *shape, weights in told:
+        channels, height, width = map(int, shape)
+        with torch.device("meta"):
+            network = PRESETS[name].build((channels, height, width), None)
+        assert (name, f"{count(network):,}") == (name, weights)
 
 
 @pytest.mark.parametrize(

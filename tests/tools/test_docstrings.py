@@ -52,6 +52,14 @@ def test_command_prints_places_and_fails(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f'{tmp_path}/inner/bad.py:2: docstring begins with "Those"')
 
 
+def test_command_reads_every_folder_that_it_is_given(tmp_path, capsys):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bad.py").write_text('"""Of a module."""\n')
+    assert main([str(tmp_path / name) for name in ("one", "two", "three")]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_command_is_silent_and_succeeds_on_clean_folders(tmp_path, capsys):
     (tmp_path / "good.py").write_text('"""A module."""\n')
     assert main([str(tmp_path)]) == 0

@@ -58,7 +58,8 @@ def check_count(count: int, what: str, allow_few: bool, name: str = "FID") -> No
     """Check that there are enough images for a meaningful distance: 2,048, or 2 if ``allow_few``.
 
     Args:
-        what: kind of the images, for the message.
+        count: number of images.
+        what: their noun in the error, such as "drawn images".
         name: name of the distance, for the message.
 
     Raises:

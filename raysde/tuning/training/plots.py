@@ -64,7 +64,11 @@ def _is_log(values: Any) -> bool:
 
 
 def axis_places(values: Sequence[Any], log: bool) -> Places:
-    """Place numbers by their size, other values in alphabetical order."""
+    """Place numbers by their size, or by its logarithm if ``log``, and other values in alphabetical order.
+
+    Returns:
+        The place of each value in [0, 1], and the (place, text) pairs of the axis labels.
+    """
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if not numeric:
         names = sorted({format_value(value) for value in values})

@@ -152,8 +152,10 @@ def recognise_kind(listing: Listing) -> SourceKind:
         del found["parquet"]
     if not found:
         known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-        empty = "is empty" if not listing.files else f"holds no file that is read ({known})"
-        raise ValueError(f"source {listing.given} {empty}")
+        empty = "is empty" if not listing.files else "holds no file that is read"
+        raise ValueError(
+            f"source {listing.given} {empty}; name a file, folder or glob with files of these kinds: {known}"
+        )
     if len(found) > 1:
         examples = ", ".join(names[0] for names in found.values())
         glob = listing.path("*" + next(SUFFIXES[kind][0] for kind in found if kind != "folder"))
