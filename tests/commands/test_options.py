@@ -232,9 +232,10 @@ def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.images.tensors.save_picture", None)
     recorder.replace("raysde.commands.data.check_picture", None)
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
+    sources = SimpleNamespace(is_plain=True, open_reader=lambda columns: None)
     recorder.replace(
         "raysde.runs.run.open_run",
-        SimpleNamespace(steps=10, plan=plan, manifest=None, config=loading.load_recipe(RECIPE, [])),
+        SimpleNamespace(steps=10, plan=plan, sources=sources, config=loading.load_recipe(RECIPE, [])),
     )
     recorder.replace("raysde.checkpoints.storage.find_newest_checkpoint", None)
 
@@ -493,6 +494,10 @@ MODES = {
         "max_tokens": (["--max-tokens", "32"], ("max_tokens", 32)),
         "batch_size": (["--batch-size", "5"], ("batch_size", 5)),
         "dtype": (["--dtype", "fp32"], ("dtype", "fp32")),
+        "flip": (["--vae", "KL", "--flip"], ("flip", True)),
+        "crops": (["--vae", "KL", "--crops", "3"], ("crops", 3)),
+        "scale": (["--vae", "KL", "--crops", "3", "--scale", "0.5", "0.9"],
+                  ("scale", [0.5, 0.9])),
     }),
     "train": (for_training, [], {
         "recipe": ([RECIPE], ("path", RECIPE)),

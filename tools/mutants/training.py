@@ -66,7 +66,7 @@ MUTANTS = [
     Mutant("channels apart taken for matrices", "raysde.training.muon:find_matrices", 'or getattr(module, "groups", 1) != 1', "", MUON + " -k 'which_weights'"),
     Mutant("tables taken for matrices", "raysde.training.muon:find_matrices", "isinstance(module, nn.Embedding) or ", "", MUON + " -k 'which_weights'"),
     Mutant("the first rows for every rank", "raysde.training.muon:Muon.turn", "update[slice(*local_rows(parameter))]", "update[: parameter.to_local().shape[0]]", SHARDED + " -k 'sharded_matrices'"),
-    Mutant("conditions kept as often as dropped", "raysde.training.objective:microbatch_loss", "generator=rng, device=device) < objective.condition_dropout", "generator=rng, device=device) >= objective.condition_dropout", "tests/precompute/test_jobs.py -k 'dropped_rows'"),
+    Mutant("conditions kept as often as dropped", "raysde.training.objective:microbatch_loss", "generator=rng, device=device) < objective.dropout_of(batch.rows, device)", "generator=rng, device=device) >= objective.dropout_of(batch.rows, device)", "tests/precompute/test_jobs.py -k 'dropped_rows'"),
     Mutant("one coin for a microbatch's conditions", "raysde.training.objective:microbatch_loss", "drop = torch.rand(count,", "drop = torch.rand(1,", "tests/training/test_steps.py -k 'dropped_by_itself'"),
     Mutant("noise without the microbatch", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.step, 0)", OBJECTIVE),
     Mutant("noise without the step", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.index,)", OBJECTIVE),
