@@ -210,7 +210,7 @@ def test_a_network_of_ones_own_may_have_a_preset(tmp_path):
         (["network.preset=[1]"], "network: preset must be one of"),
         (["network.preset=dit_s_2", "network.kind=ncsnpp"], "network: preset dit_s_2 is of kind dit, got kind ncsnpp"),
         (["network.preset=dit_s_2", "network.dropout=0.1"], "key 'network.dropout' is none of network.kind=dit"),
-        (["network.kind=vit"], "network: .*vit"),
+        (["network.kind=vit"], r"^network\.kind: must be one of 'unet', .*got \"vit\"; did you mean dit\?$"),
         (["network.kind=ncsnpp", "network.progressive=skip"], "network.progressive: .*'output_skip'.*skip"),
         (["network.kind=ncsnpp", "network.multipliers=[]"], "network: multipliers must be positive"),
         (["network.kind=ncsnpp", "network.head_channels=0"], "network: head_channels must be at least 1, got 0"),
