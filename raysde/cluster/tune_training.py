@@ -228,7 +228,7 @@ def assign_shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, give
     at_once = given or count_concurrent_runs(recipe, cluster, trials)
     share = assign_share(recipe, cluster, at_once)
     lower = "--concurrent, resources.workers or resources.cpus_per_worker"
-    check_resources(recipe, cluster, share, at_once * recipe.resources.most, lower)
+    check_resources(recipe, cluster, share, at_once * recipe.resources.most, lower, at_once)
     return at_once, share
 
 

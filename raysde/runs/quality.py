@@ -103,29 +103,47 @@ def make_quality(run: Run, model: ScoreModel, world: World) -> Validate | None:
     config = run.config
     if not config.validation.metrics:
         return None
-    reader = run.sources.real_reader
-    question, cache = make_question(config), Path(EVALUATION).expanduser()
-
-    def measure(model: ScoreModel, how: Measure) -> list[Metric]:
-        drawn = Model(model, run.spec)
-
-        def open_features(reader: RealReader) -> FeatureNetwork:
-            return choose_network(reader, drawn, config.validation.features, cache, allow_code=False)
-
-        return evaluate(drawn, reader, question, open_features=open_features, cache=cache, measure=how).figures
-
     if world.is_first:
-        with suppress(DrawingReached):
-            measure(model, stop_at_drawing)
-    share_cache(cache, reader.manifest.fingerprint, world)
+        prepare_quality(run, Model(model, run.spec))
+    share_cache(cache_folder(), run.sources.real_reader.manifest.fingerprint, world)
     how = measure_here if has_shards(model) else share_among_ranks(world)
 
     def measure_quality(model: ScoreModel) -> dict[str, float]:
         with autocast_evaluation(model, gathered_dtype(run, world.device)):
-            found = name_metrics(measure(model, how))
+            found = name_metrics(measure_model(run, Model(model, run.spec), how))
         return dict(json.loads(world.share_text(json.dumps(found))))
 
     return measure_quality
+
+
+def cache_folder() -> Path:
+    """Return the folder of judges and statistics of real images, which `raysde evaluate` uses too."""
+    return Path(EVALUATION).expanduser()
+
+
+def measure_model(run: Run, model: Model, how: Measure) -> list[Metric]:
+    """Return the recipe's metrics of a model.
+
+    Raises:
+        ValueError: if model, data and metrics do not fit together.
+    """
+    cache, features = cache_folder(), run.config.validation.features
+
+    def open_features(reader: RealReader) -> FeatureNetwork:
+        return choose_network(reader, model, features, cache, allow_code=False)
+
+    question, reader = make_question(run.config), run.sources.real_reader
+    return evaluate(model, reader, question, open_features=open_features, cache=cache, measure=how).figures
+
+
+def prepare_quality(run: Run, model: Model) -> None:
+    """Make the judge and the statistics of real images, unless they are in the cache.
+
+    Raises:
+        ValueError: if model, data and metrics do not fit together.
+    """
+    with suppress(DrawingReached):
+        measure_model(run, model, stop_at_drawing)
 
 
 def stop_at_drawing(

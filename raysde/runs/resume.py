@@ -15,14 +15,17 @@ from raysde.distributed.world import World
 from raysde.io.errors import error_line
 from raysde.runs.order import make_feed
 from raysde.runs.run import Run, continue_run
+from raysde.training.beside import open_steps
 from raysde.training.state import TrainState
 
 
 def is_run_over(run: Run, found: checkpoint.Description) -> bool:
-    """Return True if a checkpoint ends its run: at the last step, or by early stopping.
+    """Return True if a checkpoint ends its run: at the last step, or by early stopping, with all its measurements.
 
     An early-stopped run resumes if the recipe now asks for more patience or more steps than before.
     """
+    if open_steps(found.state):
+        return False
     stopped = bool(found.state.get("stopped"))
     return found.step >= run.steps or (stopped and not (_is_longer(run, found) or _is_more_patient(run, found)))
 
@@ -75,7 +78,7 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
     assert description is not None, "a checkpoint without a description is not chosen"
     run = follow_order(continue_run(run, description), description.data)
     load_checkpoint(run.config.storage, state, found, world)
-    if state.stopped and not is_run_over(run, description):
+    if state.stopped and (_is_longer(run, description) or _is_more_patient(run, description)):
         state.stopped = False
         if _is_longer(run, description):
             state.stale = 0  # otherwise the next validation would stop the longer run
