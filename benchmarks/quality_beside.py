@@ -99,8 +99,7 @@ def time_drawing(args: argparse.Namespace, shards: str, folder: Path, name: str)
     last = sorted((folder / "runs" / name).glob("step_*"))[-1]
     model = checkpoint.load_model(last)
     begin = time.perf_counter()
-    with torch.no_grad():
-        measure_model(run, model, measure_here)
+    measure_model(run, model, measure_here)
     return time.perf_counter() - begin
 
 

@@ -67,8 +67,7 @@ class CheckpointMeasurer:
         try:
             # the run's own recipe names its code
             model = checkpoint.load_model(folder, allow_code=True, device=self.place.device)
-            with torch.no_grad():
-                return name_metrics(measure_model(self.run, model, measure_here))
+            return name_metrics(measure_model(self.run, model, measure_here))
         finally:
             storage.discard_copy(folder)
 

@@ -27,7 +27,19 @@ from raysde.training.loop import fit
 from tests.runs.test_quality import METRICS, home, tree_of  # noqa: F401
 from tests.support.training import Recorded
 
-VALUES = {**dict.fromkeys(range(1, 20, 2), 0.05), 2: 0.1, 4: 0.7, 6: 0.4, 8: 0.5, 10: 0.6, 12: 0.9, 14: 0.3, 16: 0.2}
+VALUES = {
+    **dict.fromkeys(range(1, 20, 2), 0.05),
+    2: 0.1,
+    4: 0.7,
+    6: 0.4,
+    8: 0.5,
+    10: 0.6,
+    12: 0.9,
+    14: 0.3,
+    16: 0.2,
+    18: 0.8,
+    20: 0.1,
+}
 """Accuracy of the checkpoint of each step."""
 
 
@@ -278,7 +290,8 @@ def test_a_longer_run_decides_as_one_that_was_that_long_at_once(digits, tmp_path
 def test_metrics_are_those_of_the_workers(digits, tmp_path):
     """The metrics of each checkpoint, measured from its files, are those that the workers log at its step, and so are
     the weights, bit for bit."""
-    changes = {"validation__metrics": list(METRICS), "validation__patience": 0, "train__length__steps": 4}
+    changes = {"validation__metrics": list(METRICS), "validation__patience": 0, "train__length__steps": 4,
+               "checkpoint_every": 2}  # fmt: skip
     trees = [
         beside_tree(digits, tmp_path / where, **{**changes, "validation__where": where, "keep": {"newest": 3}})
         for where in ("beside", "workers")
@@ -344,11 +357,11 @@ def test_a_trial_reports_each_result_once_decisions_use_it(digits, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"validation__where": "aside"}, "validation.where: Input should be 'workers' or 'beside'"),
+        ({"validation__where": "aside"}, "validation.where: must be 'workers' or 'beside'"),
         ({"validation__metrics": []}, "where=beside measures metrics, and there are none"),
-        ({"validation__delay": 0}, "validation.delay: Input should be greater than or equal to 1"),
-        ({"validation__cpus": 0}, "validation.cpus: Input should be greater than or equal to 1"),
-        ({"validation__gpus": -1}, "validation.gpus: Input should be greater than or equal to 0"),
+        ({"validation__delay": 0}, "validation.delay: must be at least 1"),
+        ({"validation__cpus": 0}, "validation.cpus: must be at least 1"),
+        ({"validation__gpus": -1}, "validation.gpus: must be at least 0"),
         ({"validation__where": "workers", "validation__delay": 4}, "delay goes with where=beside"),
         ({"validation__where": "workers", "validation__gpus": 1}, "gpus goes with where=beside"),
     ],
