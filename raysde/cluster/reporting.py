@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysde.cluster.beside import CheckpointActors
-from raysde.cluster.connection import tell_driver
 from raysde.cluster.trial_reports import Slot
 from raysde.distributed.world import World
 from raysde.models.score import ScoreModel
@@ -14,7 +13,7 @@ from raysde.runs.build import make_validator
 from raysde.runs.quality import make_quality
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
-from raysde.training.beside import Beside, Measurement, OpenMeasurements
+from raysde.training.beside import Beside, Measurement
 from raysde.training.loop import is_due
 from raysde.training.measuring import Validate, measure_average
 from raysde.training.state import TrainState
@@ -45,10 +44,10 @@ class Measures:
                 step, which is measured again.
         """
         if self.beside is not None and reports.metric in run.config.validation.quality_names:
-            told = ReportedBeside(self.beside, state, world, reports, run.steps)
+            sending = ReportedBeside(self.beside, state, world, reports, run.steps)
             if resumed:
-                told.report_again()
-            return replace(self, beside=told)
+                sending.report_again()
+            return replace(self, beside=sending)
         by_quality = reports.metric in run.config.validation.quality_names
         plain = self.quality if by_quality else self.validate
         if plain is None:
@@ -78,10 +77,6 @@ def make_measures(
         actors = CheckpointActors(run, state.model, world, saver)
         made = Measures(validate, None, actors, actors)
     else:
-        if state.beside.open and world.is_first:
-            steps = ", ".join(map(str, sorted(state.beside.open)))
-            tell_driver(f"the checkpoints of steps {steps} are not measured, since the recipe has no metrics now")
-        state.beside = OpenMeasurements()
         made = Measures(validate, make_quality(run, state.model, world))
     return made if reports is None else made.reporting(run, state, world, reports, resumed=resumed)
 

@@ -46,7 +46,8 @@ class Validation(Node):
     )
     samples: PositiveInt = Field(2048, description="images drawn for the metrics")
     reference: PositiveInt | None = Field(
-        None, description="real images that they are compared with, at random from the training split; null for all"
+        None,
+        description="real images that they are compared with, at random from the run's training rows; null for all",
     )
     features: str = Field(
         "inception",

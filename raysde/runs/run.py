@@ -60,6 +60,8 @@ MAY_CHANGE = (
     "validation.every",
     "validation.patience",
     "validation.metrics",
+    "validation.where",
+    "validation.delay",
     "validation.actors",
     "validation.cpus",
     "validation.gpus",

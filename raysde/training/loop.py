@@ -16,13 +16,7 @@ from raysde.distributed.world import World, wrap_module
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
 from raysde.training.bad_steps import BadStepRule, OnBadStep
-from raysde.training.beside import (
-    Beside,
-    begin_measurement,
-    resume_measurements,
-    use_due_measurements,
-    wait_for_all,
-)
+from raysde.training.beside import Beside, begin_measurement, resume_measurements, use_due_measurements, wait_for_all
 from raysde.training.clock import Clock
 from raysde.training.measuring import Validate, rank_checkpoint, validate_average
 from raysde.training.objective import Objective, microbatch_loss

@@ -1,7 +1,11 @@
 """Measurements beside training, with the actors' work in this process: decisions, kills, and refused recipes."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from raysde.runs.saving import Saver
 from raysde.training.beside import Measurement, OpenMeasurements
 from raysde.training.loop import fit
 from tests.runs.test_quality import METRICS, home, tree_of  # noqa: F401
+from tests.support.paths import ROOT
 from tests.support.training import Recorded
 
 VALUES = {
@@ -277,6 +282,20 @@ def test_a_run_with_open_results_is_not_over(digits, tmp_path):
     assert is_run_over(run, checkpoint.read_description(last))
 
 
+def test_a_run_that_goes_on_with_its_workers_says_so(digits, tmp_path):
+    """Open measurements are left out with a warning once the workers measure, and no checkpoint waits for them."""
+    tree = beside_tree(digits, tmp_path, validation__delay=5, keep={"newest": 1, "best": 0})
+    with pytest.raises(Killed):
+        train(tree, Kill("submit 6"))
+    plain = {**tree, "validation": {**tree["validation"], "metrics": [], "where": "workers", "delay": None}}
+    plain["train"] = {**plain["train"], "length": {"steps": 8}}
+    with pytest.warns(
+        UserWarning, match="checkpoints at steps 2, 4, 6 are left out: .* validation.where is workers now"
+    ):
+        train_here(open_run(loading.parse_recipe(plain)), None)
+    assert steps_of(tmp_path / "small") == [8]
+
+
 def test_a_longer_run_decides_as_one_that_was_that_long_at_once(digits, tmp_path):
     """A run of 6 steps that goes on to 20 uses the results of its last steps where the longer run does."""
     whole, short = (beside_tree(digits, tmp_path / name, validation__delay=3) for name in ("whole", "short"))
@@ -394,3 +413,30 @@ def test_actors_have_a_place_beside_the_workers(digits, tmp_path):
     assert assign_share(graphic, Cluster(16, 1)) == Share(14)
     with pytest.raises(ValueError, match=r"the actors need 0.5 GPUs beside the 0 of workers, and the cluster has 0"):
         check_resources(graphic, Cluster(16), Share(14), 1, "x")
+
+
+def die_at(tree: str, kill: int) -> None:
+    """Train, and send SIGKILL to this process at an event; called in a process of its own."""
+
+    class Dying(Events):
+        def note(self, name: str) -> None:
+            self.names.append(name)
+            if len(self.names) - 1 == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    train(json.loads(tree), Dying())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [2, 6, 11, -4, -1])
+def test_a_process_killed_by_a_signal_decides_as_if_it_never_was(digits, tmp_path, undisturbed, kill):
+    """SIGKILL comes at an event, perhaps while a checkpoint is being written; the run ends as the undisturbed one."""
+    wanted, _, events = undisturbed
+    tree = beside_tree(digits, tmp_path, validation__delay=3)
+    called = f"die_at({json.dumps(tree)!r}, {kill % len(events)})"
+    called = f"from tests.cluster_without_ray.test_beside import die_at; {called}"
+    died = subprocess.run([sys.executable, "-c", called], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert died.returncode == -signal.SIGKILL
+    state, _, _ = train(tree)
+    assert state.stopped
+    assert outcome(tmp_path / "small") == wanted
