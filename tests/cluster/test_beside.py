@@ -10,10 +10,13 @@ from raysde import tracking
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.cluster.job import train_job
+from raysde.cluster.tune_training import tune_job
 from raysde.config import loading
 from raysde.data.dataset.reader import Reader
 from raysde.evaluation.features import classifier
 from raysde.evaluation.features.classifier import open_judge
+from raysde.tuning.training.ledger import Ledger, read_definition
+from raysde.tuning.training.settings import read_settings
 from tests.support.training import small_recipe
 
 METRICS = ("kid", "accuracy")
@@ -75,3 +78,28 @@ def test_a_killed_job_logs_what_evaluate_measures(digits, tmp_path):
     best = min(values["kid"], key=values["kid"].get)
     assert done.choice == f"best by val/kid, {values['kid'][best]:.5g}"
     assert Path(done.checkpoint).name == checkpoint.checkpoint_name(8)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home", "cluster")
+def test_a_sweep_ranks_by_results_of_actors(digits, tmp_path):
+    """Each trial reports each result once, with the images of its step, and the last one as the last. The ledger has
+    the values that the trials' checkpoints have."""
+    changes = {"text": None, "class_conditional": True, "train__length__steps": 4, "checkpoint_every": 2,
+               "data__stream": "worker", "validation__rows": 24, "validation__metrics": ["kid"],
+               "validation__metrics_every": 2, "validation__where": "beside", "validation__samples": 16,
+               "validation__reference": 50, "validation__features": "judge",
+               "validation__sampler": {"solver": "euler", "steps": 2, "guidance": 1.0}}  # fmt: skip
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tree = small_recipe(digits, tmp_path / "runs", **changes, tracking__uri=uri)
+    settings = read_settings(None, [], {"search": "grid", "scheduler": "fifo", "metric": "val/kid", "concurrent": 1})
+    done = tune_job(tree, settings.model_copy(update={"space": {"train.lr": [1e-3, 3e-2]}}), "kids")
+    folder = Path(done.csv).parent
+    trials = Ledger(str(folder), read_definition(str(folder))).trials
+    assert {number: trial.state for number, trial in trials.items()} == {0: "finished", 1: "finished"}
+    for number, trial in trials.items():
+        assert [(each.step, each.images, each.last) for each in trial.reports] == [(2, 32, False), (4, 64, True)]
+        for each in trial.reports:
+            kept = folder / f"kids-{number:03d}" / checkpoint.checkpoint_name(each.step)
+            assert checkpoint.read_description(kept).state["metrics"]["val/kid"] == each.metrics["val/kid"]
+    assert done.best.number == min(trials, key=lambda number: trials[number].value("val/kid"))
