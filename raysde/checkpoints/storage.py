@@ -14,13 +14,15 @@ import pyarrow.fs as pafs
 from raysde.checkpoints.description import (
     FILE,
     Kept,
+    checkpoint_name,
     choose_checkpoint,
     compare_hashes,
     list_checkpoints,
     verify_checkpoint,
 )
 from raysde.checkpoints.retention import Retention, rank_checkpoints
-from raysde.io.filesystems import absolute_location, child_path, hash_stream, open_filesystem
+from raysde.io.filesystems import absolute_location, child_path, exists, hash_stream, open_filesystem
+from raysde.training.beside import open_steps
 from raysde.training.ranking import Ranking
 
 T = TypeVar("T")
@@ -89,6 +91,25 @@ def fetch_best_checkpoint(
         order=lambda found: rank_checkpoints(found, ranking),
         which="best",
     )
+
+
+def fetch_checkpoint(storage: str, name: str, step: int) -> Path:
+    """Return the folder of the checkpoint of a step, copied as by :func:`fetch_newest_checkpoint` if it is remote.
+
+    Raises:
+        ValueError: if there is none.
+        RuntimeError: if the storage cannot be read.
+    """
+    place = child_path(absolute_location(storage), name, checkpoint_name(step))
+    try:
+        if not exists(place):
+            raise ValueError(f"{place} is missing; restore it")
+        if is_local(storage):
+            return Path(place)
+        system, root = open_filesystem(place)
+        return _copy_checkpoint(system, Kept(root, None))
+    except OSError as error:
+        raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def find_newest_checkpoint(
@@ -190,6 +211,8 @@ def prune_checkpoints(folder: str | Path, keep: Retention, saved: int, base: int
     The choice depends on the checkpoints in the folder alone. A run that was killed before it pruned therefore keeps
     the same checkpoints in the end.
 
+    A checkpoint also stays while one of the newest lists its measurement as open: a resumed run measures it again.
+
     Args:
         folder: folder or URI of the run.
         keep: the checkpoints to keep; the one of step ``saved`` is the first of the newest.
@@ -198,8 +221,10 @@ def prune_checkpoints(folder: str | Path, keep: Retention, saved: int, base: int
     """
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
-    old = keep.choose_old([each for each in found if each.description is not None and each.step <= saved])
-    old = [each for each in old if each.step != base]
+    whole = [each for each in found if each.description is not None and each.step <= saved]
+    told = [each.description.state for each in whole[: keep.newest] if each.description is not None]
+    needed = {base}.union(*(open_steps(state) for state in told))
+    old = [each for each in keep.choose_old(whole) if each.step not in needed]
     torn = [each for each in found if not (each.begun or is_local(str(folder)))]
     for each in old + torn:
         system.delete_dir(each.path)

@@ -18,11 +18,13 @@ class DataTasks:
 
     Attributes:
         stream: ``data.stream`` of the recipe; ``worker`` runs no data tasks.
+        apart: CPUs of the actors that measure beside training.
         nodes: labels of the nodes that run them; None for all nodes.
     """
 
     stream: str
     nodes: Mapping[str, str] | None = None
+    apart: float = 0
 
 
 class ElasticBesideData(ElasticScalingPolicy):
@@ -39,7 +41,7 @@ class ElasticBesideData(ElasticScalingPolicy):
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         possible = super()._count_possible_workers(reserved_resources)
         each = self.scaling_config._resources_per_worker_not_none.get("CPU", 0)
-        spare = survey_cluster(self.tasks.nodes).spare(self.tasks.stream)
+        spare = survey_cluster(self.tasks.nodes).spare(self.tasks.stream) - self.tasks.apart
         return possible if each == 0 else min(possible, int(spare // each))
 
 

@@ -6,6 +6,7 @@ one for each      independent units of work (precomputing, trials of sampler set
 a place for all   a given number of workers that hold a model (evaluation, sampling): the largest share that fits all
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,8 +146,10 @@ def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     Raises:
         ValueError: if the recipe requests GPUs and a cluster that cannot grow has too few.
     """
-    wanted, spare = recipe.resources, cluster.spare(recipe.data.stream)
-    gpu = cluster.gpus >= wanted.least if wanted.gpu is None else wanted.gpu
+    apart = actors_share(recipe)
+    wanted, spare = recipe.resources, max(0, cluster.spare(recipe.data.stream) - runs * int(apart.cpus))
+    gpus = cluster.gpus - math.ceil(runs * apart.gpus)
+    gpu = gpus >= wanted.least if wanted.gpu is None else wanted.gpu
     if gpu and cluster.gpus < wanted.least and not cluster.joined:
         raise ValueError(
             f"resources.gpu is set, but the cluster has {cluster.gpus} GPUs for resources.workers={wanted.least}; "
@@ -159,6 +162,12 @@ def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     return Share(max(1, spare // (runs * wanted.most)))
 
 
+def actors_share(recipe: RunConfig) -> Share:
+    """Return the CPUs and GPUs of all actors that measure a run beside its training; none without such actors."""
+    given = recipe.validation
+    return Share(given.actors * given.cpus, given.actors * given.gpus) if given.is_beside else Share(0)
+
+
 def assign_data_share(recipe: RunConfig, nodes: Sequence[dict[str, Any]], workers: int, cpus: float) -> DataShare:
     """Return the part of each of ``workers`` workers in the CPUs and the object store of nodes with ``data.nodes``.
 
@@ -168,7 +177,7 @@ def assign_data_share(recipe: RunConfig, nodes: Sequence[dict[str, Any]], worker
     """
     labels = recipe.data.nodes or {}
     found = [node["Resources"] for node in nodes if has_labels(node, labels)]
-    free = sum(each.get("CPU", 0.0) for each in found) - (0 if labels else workers * cpus)
+    free = sum(each.get("CPU", 0.0) for each in found) - (0 if labels else workers * cpus + actors_share(recipe).cpus)
     memory = sum(each.get("object_store_memory", 0.0) for each in found)
     return DataShare(max(1, int(free) // workers), memory * STORE_SHARE / workers, tuple(sorted(labels.items())))
 
@@ -180,26 +189,46 @@ def count_concurrent_runs(recipe: RunConfig, cluster: Cluster, trials: int) -> i
         ValueError: as :func:`assign_share`.
     """
     share, most = assign_share(recipe, cluster, trials), recipe.resources.most
-    fit = int(cluster.spare(recipe.data.stream) // (most * share.cpus))
-    return max(1, min(trials, fit, cluster.gpus // most if share.gpu else fit))
+    apart = actors_share(recipe)
+    fit = int(cluster.spare(recipe.data.stream) // (most * share.cpus + apart.cpus))
+    if share.gpu or apart.gpus:
+        fit = min(fit, int(cluster.gpus // (most * share.gpus + apart.gpus)))
+    return max(1, min(trials, fit))
 
 
-def check_resources(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str) -> None:
+def check_resources(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str, runs: int = 1) -> None:
     """Refuse workers that would wait forever; print a note if they wait for a cluster that may grow.
+
+    The same holds for actors that measure beside training.
 
     Args:
         workers: number of workers that must run at the same time.
+        runs: number of runs that must run at the same time.
         lower: names of the settings that the user can lower, for the message.
 
     Raises:
         ValueError: if the cluster was started by raysde and has too few CPUs or GPUs.
     """
     spare, needed, least = cluster.spare(recipe.data.stream), workers * share.cpus, recipe.resources.least
+    apart = actors_share(recipe)
     if needed > spare:
         said = f"{workers} workers at once with {share.cpus} CPUs each need {needed} CPUs, the cluster has {spare}"
         said += " beside those for data tasks" if recipe.data.stream == "ray" else ""
     elif share.gpu and cluster.gpus < least:
         said = f"{least} workers need {least} GPUs, the cluster has {cluster.gpus}"
+    elif needed + runs * apart.cpus > spare:
+        said = (
+            f"validation.where=beside: the actors need {runs * apart.cpus:g} CPUs beside the {needed:g} of workers, "
+            f"and the cluster has {spare}"
+        )
+        said += " beside those for data tasks" if recipe.data.stream == "ray" else ""
+        lower += ", or set validation.where=workers"
+    elif apart.gpus and runs * apart.gpus + (workers if share.gpu else 0) > cluster.gpus:
+        said = (
+            f"validation.where=beside: the actors need {runs * apart.gpus:g} GPUs beside the "
+            f"{workers if share.gpu else 0} of workers, and the cluster has {cluster.gpus}"
+        )
+        lower = "validation.gpus or resources.workers"
     else:
         return
     if not cluster.joined:

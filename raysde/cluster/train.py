@@ -21,6 +21,7 @@ from raysde.cluster.entry import train_worker
 from raysde.cluster.leaving import Departure, SaveBeforeResize
 from raysde.cluster.resources import (
     Share,
+    actors_share,
     assign_share,
     check_data_nodes,
     check_resources,
@@ -214,7 +215,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
     return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=settings,
-        tasks=DataTasks(run.config.data.stream, run.config.data.nodes),
+        tasks=DataTasks(run.config.data.stream, run.config.data.nodes, actors_share(run.config).cpus),
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]

@@ -39,8 +39,9 @@ from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child_path, write_bytes
 from raysde.io.progress import say
 from raysde.runs import identity
+from raysde.runs.data_record import pin_sweep, record_data
 from raysde.runs.run import Run, check_model, check_run, list_remarks, open_run
-from raysde.tuning.training.ledger import Ledger, Trial
+from raysde.tuning.training.ledger import VERSION, Ledger, Trial, read_definition
 from raysde.tuning.training.progress import SweepLine
 from raysde.tuning.training.ranking import best_recipe, best_trial, format_csv, format_ranking
 from raysde.tuning.training.search import count_trials, plan_trials
@@ -113,6 +114,9 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     """
     check_sweep_name(name, "--name")
     recipe, space = resolve_places(loading.parse_recipe({**tree, "name": name})), read_space(settings.space)
+    began = read_definition(child_path(recipe.storage, name)).get("data", {}).get("fingerprint")
+    tree = pin_sweep(tree, recipe, began)  # a data set may grow while the sweep runs
+    recipe = resolve_places(loading.parse_recipe({**tree, "name": name}))
     count = count_trials(space, settings.search, settings.trials)
     plan = plan_trials(space, settings.search, settings.seed, count)
     check_recipes(tree, space, space.corners() if plan is None else plan)
@@ -125,6 +129,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     uri = tracking.store_uri(recipe.tracking.uri)
     client = tracking.connect_client(uri)
     ledger = Ledger(child_path(recipe.storage, name), sweep_definition(run, settings), recipe.default)
+    record_data(recipe, run.sources.sources)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
     for remark in [*remarks, *list_remarks(run)]:
         say(remark)
@@ -165,6 +170,7 @@ def sweep_definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
     flat = {
         key: drop_data_places(key, value) for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)
     }
+    flat.pop(VERSION, None)
     if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the number of workers
         flat["resources.workers"] = run.config.resources.most
     data = {key: value for key, value in run.data_identity.items() if key not in ("path", "sources")}
@@ -222,7 +228,7 @@ def assign_shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, give
     at_once = given or count_concurrent_runs(recipe, cluster, trials)
     share = assign_share(recipe, cluster, at_once)
     lower = "--concurrent, resources.workers or resources.cpus_per_worker"
-    check_resources(recipe, cluster, share, at_once * recipe.resources.most, lower)
+    check_resources(recipe, cluster, share, at_once * recipe.resources.most, lower, at_once)
     return at_once, share
 
 

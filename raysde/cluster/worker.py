@@ -19,17 +19,16 @@ import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import quiet_ray, tell_driver
 from raysde.cluster.leaving import Notices
-from raysde.cluster.reporting import Measures
+from raysde.cluster.reporting import Measures, make_measures
 from raysde.cluster.resources import DataShare, assign_data_share, list_live_nodes
 from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.distributed.world import World, current_world
 from raysde.io.filesystems import child_path, open_filesystem
-from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
+from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.lease import Lease, join_lease
-from raysde.runs.quality import make_quality
 from raysde.runs.resume import describe_start, follow_order, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.runs.saving import Saver
@@ -84,17 +83,15 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             batches = tell_first_batch(batches)
             if found:
                 tell_driver(describe_start(start, run.steps))
-    measures = Measures(make_validator(run, world), make_quality(run, state.model, world))
-    if settings["reports"] is not None:
-        measures = measures.reporting(run, state, world, settings["reports"], resumed=bool(found))
     begin = time.perf_counter()
     secure = partial(tracker.secure, 5.0) if tracker is not None else None
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
     saver = Saver(run, state, world, secure, partial(report_checkpoint, run, world), confirm)
     notices = Notices(settings["leaving"], world.is_first)
+    measures = make_measures(run, state, world, saver, settings["reports"], resumed=bool(found))
     hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check, saver.restore)
     with notices.watching():
-        with exit_at_once_on_sigterm(), saver:
+        with exit_at_once_on_sigterm(), measures.actors, saver:
             failed = run_loop(run, state, batches, hooks, world, measures)
         if tracker is not None:
             tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
@@ -103,7 +100,8 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         if lease is not None:
             lease.release()
     notices.answer()
-    return {"step": state.step, "failed": failed, "left": not (failed or state.stopped or state.step >= run.steps)}
+    over = (state.stopped or state.step >= run.steps) and not state.beside.waits
+    return {"step": state.step, "failed": failed, "left": not (failed or over)}
 
 
 def check_shared(run: Run) -> None:
@@ -195,6 +193,7 @@ def run_loop(
             world,
             validate=measures.validate,
             quality=measures.quality,
+            beside=measures.beside,
             compile=compiled,
         )
     except FloatingPointError as error:

@@ -22,8 +22,8 @@ from raysde.commands.model_options import (
 from raysde.io.cache import EVALUATION
 
 if TYPE_CHECKING:
-    from raysde.data.dataset.reader import Reader
     from raysde.evaluation.features.networks import FeatureNetwork
+    from raysde.evaluation.real_data import RealReader
     from raysde.evaluation.workload import Measure
 
 EXAMPLES = """examples:
@@ -93,7 +93,16 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
 
 def add_real_options(group: Options) -> None:
     """Add the options for the real images that samples are compared with."""
-    group.add_argument("--data", required=True, metavar="SHARDS", help="data set of real images: folder or URI")
+    group.add_argument(
+        "--data",
+        metavar="SHARDS",
+        help="data set of real images: folder or URI (default: the data that the model was trained on: its version and "
+        "selected rows, and of several data sets their shares)",
+    )
+    group.add_argument("--data-version", type=int, metavar="N", help="version of --data (default: the newest)")
+    group.add_argument(
+        "--filter", metavar="CONDITION", help="rows of --data to take, as data.filter of a recipe (default: all)"
+    )
     group.add_argument(
         "--split", choices=("train", "validation"), default="train", help="split of real images (default %(default)s)"
     )
@@ -188,13 +197,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if question.memorises:
         check_writable(picture, "--output")
     folder, subject = resolve_with_subject(args.model, args.tracking_uri)
+    data = choose_data(args, folder)
     load, cache = make_loader(args, args.workers), Path(args.cache).expanduser()
     model, guide = load(str(folder)), None if args.autoguide is None else load(args.autoguide)
     with show_progress_bars() as told, open_measurer(args, told) as measure:
         opener = network_opener(args, model, cache, told)
         answer = evaluate(
             model,
-            absolute_location(args.data),
+            data,
             question,
             open_features=opener,
             cache=cache,
@@ -213,6 +223,34 @@ def run_evaluate(args: argparse.Namespace) -> None:
     print(f"report {target}")
     if subject.run_id is not None:
         log_report(subject.run_id, subject.step or 0, report, target, args.tracking_uri)
+
+
+def choose_data(args: argparse.Namespace, folder: Path) -> "str | RealReader":
+    """Return the real images that the options ask for; without ``--data``, those of the run that trained the model.
+
+    Args:
+        folder: folder of the model.
+
+    Raises:
+        ValueError: if there is no such data, or the options contradict each other.
+    """
+    from raysde.checkpoints.checkpoint import read_description
+    from raysde.evaluation.real_data import open_filtered, open_recorded
+    from raysde.io.filesystems import absolute_location
+
+    chosen = {"--data-version": args.data_version, "--filter": args.filter}
+    if args.data is not None:
+        place = absolute_location(args.data)
+        if all(value is None for value in chosen.values()):
+            return place
+        return open_filtered(place, args.data_version, args.filter)
+    for option, value in chosen.items():
+        if value is not None:
+            raise ValueError(f"{option} goes with --data; give the data set, or leave {option} out")
+    if not (folder / "checkpoint.json").exists():
+        raise ValueError(f"--data: {args.model} is no checkpoint, which would name its data; give --data")
+    found = read_description(folder)
+    return open_recorded(found.recipe, found.data, args.model)
 
 
 def log_report(run_id: str, step: int, report: dict[str, Any], target: str, tracking_uri: str | None) -> None:
@@ -254,7 +292,7 @@ def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], 
 
 def network_opener(
     args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
-) -> Callable[["Reader"], "FeatureNetwork"]:
+) -> Callable[["RealReader"], "FeatureNetwork"]:
     """Return a function that opens the selected feature network for a data set.
 
     Raises:
@@ -262,7 +300,7 @@ def network_opener(
     """
     from raysde.evaluation.evaluate import choose_network
 
-    def opener(reader: "Reader") -> "FeatureNetwork":
+    def opener(reader: "RealReader") -> "FeatureNetwork":
         return choose_network(reader, model, args.features, cache, allow_code=args.allow_code, told=told)
 
     return opener

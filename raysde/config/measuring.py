@@ -1,11 +1,11 @@
 """The sections of a recipe about measurements during training, and the checkpoints that stay because of them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from raysde.config.node import Count, Node, PositiveInt
+from raysde.config.node import Count, Node, NonNegative, PositiveInt
 from raysde.config.sections import Seed
 from raysde.evaluation.metric import Better, known_direction
 from raysde.models.sampling_defaults import check_settings
@@ -46,7 +46,8 @@ class Validation(Node):
     )
     samples: PositiveInt = Field(2048, description="images drawn for the metrics")
     reference: PositiveInt | None = Field(
-        None, description="real images that they are compared with, at random from the training split; null for all"
+        None,
+        description="real images that they are compared with, at random from the run's training rows; null for all",
     )
     features: str = Field(
         "inception",
@@ -62,6 +63,29 @@ class Validation(Node):
         "out default as in `raysde evaluate`",
     )
 
+    where: Literal["workers", "beside"] = Field(
+        "workers",
+        description="processes that draw the images of the metrics: workers, while training waits, or beside, actors "
+        "of Ray on CPUs or GPUs of their own, which measure the checkpoint of that step while training goes on",
+    )
+    delay: PositiveInt | None = Field(
+        None,
+        description="with where=beside: steps after a measurement at which early stopping, the ranking of checkpoints "
+        "and sweeps use it, and wait for it if it is late; null: the steps between measurements",
+    )
+    actors: PositiveInt = Field(1, description="with where=beside: actors, each of which measures one checkpoint")
+    cpus: PositiveInt = Field(1, description="with where=beside: CPUs of each actor")
+    gpus: NonNegative = Field(0.0, description="with where=beside: GPUs of each actor, or a part of one; 0 for none")
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.where == "beside" and not self.metrics:
+            raise ValueError("where=beside measures metrics, and there are none: set metrics, or leave where out")
+        for name in ("delay", "actors", "cpus", "gpus") if self.where == "workers" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} goes with where=beside; set it, or leave {name} out")
+        return self
+
     @model_validator(mode="after")
     def _drawable(self) -> Self:
         if len(set(self.metrics)) < len(self.metrics):
@@ -74,6 +98,16 @@ class Validation(Node):
     def quality_every(self) -> int:
         """Steps between measurements of the metrics of drawn images; 0 for none."""
         return (self.metrics_every or self.every) if self.metrics else 0
+
+    @property
+    def is_beside(self) -> bool:
+        """True if the metrics of drawn images are measured beside training."""
+        return self.where == "beside"
+
+    @property
+    def decision_delay(self) -> int:
+        """Steps after a measurement beside training at which decisions use it; 0 if the workers measure."""
+        return (self.delay or self.quality_every) if self.is_beside else 0
 
     def interval_of(self, metric: str) -> int:
         """Return the steps between measurements of a metric of this section; 0 for none."""

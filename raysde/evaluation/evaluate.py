@@ -22,6 +22,7 @@ from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
 from raysde.evaluation.real import Real, Reference, merge_drawn, open_real, open_reference
+from raysde.evaluation.real_data import RealData, RealReader, choice_of
 from raysde.evaluation.selection import ImageConditions, draw_conditions, select_rows
 from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, measure_here
 from raysde.inference.model import Model
@@ -160,7 +161,7 @@ def shape_of(model: Model) -> tuple[int, int, int]:
 
 
 def choose_network(
-    reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
+    reader: RealReader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
 ) -> FeatureNetwork:
     """Return the feature network called ``features``: "judge" for the judge of the data, else see :func:`open_network`.
 
@@ -176,10 +177,10 @@ def choose_network(
 
 def evaluate(
     model: Model,
-    data: str,
+    data: str | RealReader,
     question: Question,
     *,
-    open_features: Callable[[Reader], FeatureNetwork] | None = None,
+    open_features: Callable[[RealReader], FeatureNetwork] | None = None,
     cache: Path,
     told: StageProgress | None = None,
     measure: Measure = measure_here,
@@ -189,7 +190,8 @@ def evaluate(
     """Draw images, compare them with real ones, and return the metrics asked for.
 
     Args:
-        data: folder or URI of shards.
+        data: folder or URI of shards, for all rows of the newest version; or a reader of other real images, see
+            :mod:`raysde.evaluation.real_data`.
         open_features: function that opens the feature network, for the metrics that need one.
         cache: folder of reference statistics and judges, which later evaluations reuse.
         told: progress callback, called with the name of the stage, the amount done and the total.
@@ -200,7 +202,7 @@ def evaluate(
     Raises:
         ValueError: if the model, the data, the metrics and the guide do not fit together.
     """
-    reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
+    reader, shape = Reader(read_manifest(data)) if isinstance(data, str) else data, shape_of(model)[1:]
     spec, given = model.spec, question.settings
     guides = {} if guide is None else {"autoguide": guide, "autoguidance": autoguidance}
     settings = resolve_settings(
@@ -236,7 +238,7 @@ def evaluate(
         parts = measure(bench, DRAWN, split_range(question.samples), name_stage(told, "drawing images"))
         found, drawn = merge_drawn(parts, networks.others, question.kept)
     found |= measure_held_out(bench, question, measure, told)
-    about = describe_question(data, reader.manifest.fingerprint, shape, question, network)
+    about = describe_question(data if isinstance(data, str) else reader.manifest.path, reader, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
     about["overrides"] = describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
     about |= {"pretrained": networks.describe()} if networks.used else {}
@@ -270,11 +272,14 @@ def read_references(
 
 
 def describe_question(
-    data: str, fingerprint: str, shape: tuple[int, int], question: Question, network: FeatureNetwork | None
+    data: str, reader: RealReader, shape: tuple[int, int], question: Question, network: FeatureNetwork | None
 ) -> dict[str, Any]:
     """Return the report's description of a question: data, images, features and versions of the programs."""
+    found = {"path": data, "fingerprint": reader.manifest.fingerprint, "split": question.split, "shape": list(shape)}
+    if isinstance(reader, RealData) and (choice := choice_of(reader)):
+        found |= {"choice": choice, "sources": reader.describe()}
     return {
-        "data": {"path": data, "fingerprint": fingerprint, "split": question.split, "shape": list(shape)},
+        "data": found,
         "sampling": {"samples": question.samples, "seed": question.seed},
         "overrides": None,
         "held_out": {"rows": question.rows, "t": question.t},
@@ -283,7 +288,7 @@ def describe_question(
     }
 
 
-def choose_conditions(model: Model, reader: Reader, question: Question) -> ImageConditions:
+def choose_conditions(model: Model, reader: RealReader, question: Question) -> ImageConditions:
     """Return the conditions of the images to draw, after checking that model, data and metrics fit together.
 
     Raises:
@@ -313,7 +318,7 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
     if question.memorises:
         memorisation.choose_rows(reader)
     if question.compares or set(question.metrics) & set(pretrained.COMPARING):
-        question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
+        question.enough("real images", len(select_rows(reader, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):
         held_out.check_measurable(model, reader, question.metrics, question.t)
     return conditions
@@ -338,7 +343,7 @@ def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question
 
 
 def open_held_out(
-    model: Model, reader: Reader, question: Question, settings: dict[str, Any], lpips: Perceptual | None
+    model: Model, reader: RealReader, question: Question, settings: dict[str, Any], lpips: Perceptual | None
 ) -> HeldOut | None:
     """Return the held-out rows, or None if no metric needs them."""
     if not any(name in held_out.METRICS for name in question.metrics):

@@ -11,11 +11,12 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from raysde import rng
 from raysde.data.classes import match_classes
-from raysde.data.dataset.reader import Columns, Reader
+from raysde.data.dataset.reader import Columns
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import mean_and_error, normal_interval
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
+from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.selection import known_numbers, read_images, select_rows, to_image_tensor
 from raysde.inference.model import Model
 from raysde.rng import noise_from
@@ -48,7 +49,7 @@ class HeldOut:
     """
 
     model: Model
-    reader: Reader
+    reader: RealReader
     rows: np.ndarray
     shape: tuple[int, int]
     seed: int
@@ -86,7 +87,7 @@ class HeldOut:
         return {**told, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
-def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
+def check_measurable(model: Model, reader: RealReader, metrics: tuple[str, ...], t: float) -> None:
     """Check before measuring that the model and the data fit the metrics.
 
     Args:
@@ -125,7 +126,7 @@ def check_told(model: Model, metrics: Sequence[str]) -> None:
             )
 
 
-def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
+def choose_unseen_rows(reader: RealReader, count: int) -> np.ndarray:
     """Return up to ``count`` random row numbers, int64 [N], of the validation split, which training never saw.
 
     Raises:
@@ -136,7 +137,7 @@ def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
             f"the data at {reader.manifest.path} has no validation split, whose rows this metric needs"
             "; ingest it with --validation"
         )
-    return select_rows(reader.manifest, "validation", count)
+    return select_rows(reader, "validation", count)
 
 
 def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.data.dataset.reader import Reader
 from raysde.evaluation.chunks import MeasuredRange, merge_parts
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.held_out import choose_unseen_rows
@@ -18,7 +17,8 @@ from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import wilson_interval
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.metrics.nearest import LEAST_CALIBRATING, NEIGHBOURS, Nearest, Threshold, find_nearest
-from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
+from raysde.evaluation.real_data import RealReader
+from raysde.evaluation.selection import list_rows, read_images, to_image_tensor
 from raysde.evaluation.workload import IMAGES, Bench, Measure
 from raysde.inference.ranges import split_range
 from raysde.io.progress import StageProgress, name_stage
@@ -42,7 +42,7 @@ class Rows:
         shape: (height, width) to which images are cropped and resized.
     """
 
-    reader: Reader
+    reader: RealReader
     rows: np.ndarray
     shape: tuple[int, int]
     network: FeatureNetwork
@@ -65,13 +65,13 @@ class MirroredRows(Rows):
         return MeasuredRange(first, {"features": self.network(images)[0], "mirrored": self.network(images.flip(-1))[0]})
 
 
-def choose_rows(reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+def choose_rows(reader: RealReader) -> tuple[np.ndarray, np.ndarray]:
     """Return the row numbers of all training images and of up to HELD_OUT random held-out images, int64 [N] each.
 
     Raises:
         ValueError: if the data has no validation split, or too few images in a split.
     """
-    unseen, training = choose_unseen_rows(reader, HELD_OUT), select_rows(reader.manifest, "train", None)
+    unseen, training = choose_unseen_rows(reader, HELD_OUT), list_rows(reader, "train")
     if len(unseen) < 2 * LEAST_CALIBRATING:
         raise ValueError(
             f"{NAME}: {len(unseen)} images in the validation split of {reader.manifest.path} are too few, one half "
@@ -85,7 +85,7 @@ def choose_rows(reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     return training, unseen
 
 
-def open_rows(reader: Reader, shape: tuple[int, int], network: FeatureNetwork) -> dict[str, Rows]:
+def open_rows(reader: RealReader, shape: tuple[int, int], network: FeatureNetwork) -> dict[str, Rows]:
     """Return the training and the held-out images by the names of their work.
 
     Args:

@@ -1,4 +1,4 @@
-"""Measurements of real images, cached by the data's fingerprint, the rows and the feature network."""
+"""Measurements of real images, cached by the data's fingerprint, the choice of rows and the feature network."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from raysde.data.dataset.manifest import Split
-from raysde.data.dataset.reader import Reader
 from raysde.evaluation.chunks import MeasuredRange, merge_parts
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.metrics.frechet import Moments
+from raysde.evaluation.real_data import RealReader, choice_of
 from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
 from raysde.io.atomic import save_tensors
 from raysde.io.filesystems import write_json
@@ -35,6 +35,7 @@ class RealImages:
         count: number of random rows; None for all.
         shape: (height, width) to which they are cropped and resized.
         network: hash of the feature network.
+        choice: hash of the filters and of the shares of several data sets; empty for all rows of one.
     """
 
     fingerprint: str
@@ -42,11 +43,12 @@ class RealImages:
     count: int | None
     shape: tuple[int, int]
     network: str
+    choice: str = ""
 
     @property
     def name(self) -> str:
         """The file name in the cache, without its suffix."""
-        words = json.dumps([FORMAT, KEPT, *asdict(self).values()])
+        words = json.dumps([FORMAT, KEPT, *(value for key, value in asdict(self).items() if key != "choice" or value)])
         return f"reference-{self.fingerprint}-{self.split}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
 
@@ -62,7 +64,7 @@ class Reference:
 class Real:
     """The images of a source, and the network that measures them."""
 
-    reader: Reader
+    reader: RealReader
     source: RealImages
     network: FeatureNetwork
 
@@ -73,7 +75,7 @@ class Real:
         Raises:
             ValueError: if the split has no rows.
         """
-        rows = select_rows(self.reader.manifest, self.source.split, self.source.count)
+        rows = select_rows(self.reader, self.source.split, self.source.count)
         return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
     def part(self, first: int, count: int) -> MeasuredRange:
@@ -85,7 +87,7 @@ class Real:
 
 
 def open_real(
-    reader: Reader, split: Split, count: int | None, shape: tuple[int, int], networks: Mapping[str, FeatureNetwork]
+    reader: RealReader, split: Split, count: int | None, shape: tuple[int, int], networks: Mapping[str, FeatureNetwork]
 ) -> dict[str, Real]:
     """Return the real images of a split for each network, by its name.
 
@@ -93,9 +95,9 @@ def open_real(
         count: number of random rows; None for all.
         shape: (height, width) to which images are cropped and resized.
     """
-    data = reader.manifest.fingerprint
+    data, choice = reader.manifest.fingerprint, choice_of(reader)
     return {
-        name: Real(reader, RealImages(data, split, count, shape, network.hash), network)
+        name: Real(reader, RealImages(data, split, count, shape, network.hash, choice), network)
         for name, network in networks.items()
     }
 

@@ -129,11 +129,13 @@ def parse_figures(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
 
 
 def _comparison_settings(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
-    """Describe the real images of a metric: fingerprint, split, number and size, and the time of denoised metrics."""
+    """Describe the real images of a metric: fingerprint, split, number, size and choice of rows, and the time of
+    denoised metrics."""
     data = report["data"]
     size = "x".join(str(side) for side in data["shape"])
     noised = f" t={report['held_out']['t']}" if figure["name"].startswith("denoised") else ""
-    return f"{data['fingerprint']} {data['split']} {figure['reference']} {size}{noised}"
+    chosen = f" rows {data['choice']}" if "choice" in data else ""
+    return f"{data['fingerprint']} {data['split']} {figure['reference']} {size}{chosen}{noised}"
 
 
 def choose_figure(figures: Mapping[str, Metric], metric: str | None) -> Metric:

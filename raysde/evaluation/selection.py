@@ -14,20 +14,25 @@ from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Manifest, Split
 from raysde.data.dataset.reader import Columns, Reader
 from raysde.data.dataset.view import View
+from raysde.evaluation.real_data import RealData, RealReader, conditions_of
 
 CAPTIONED = 10_000
 """Largest number of rows whose captions are used as prompts."""
 
 
-def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
+def select_rows(data: Manifest | RealReader, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
     """Return row numbers int64 [N], ascending, of ``count`` random rows of a split (all if None).
 
     Args:
+        data: a data set, or a choice of the rows of one or several, see :meth:`RealData.choose_rows`.
         seed: seed of the random choice.
 
     Raises:
         ValueError: if the split has no rows.
     """
+    if isinstance(data, RealData):
+        return data.choose_rows(split, count, seed)
+    manifest = data.manifest if isinstance(data, Reader) else data
     rows = Rows(manifest.layouts(split), np.empty(0, dtype=np.int64))
     if not rows.count:
         raise ValueError(
@@ -37,7 +42,16 @@ def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int =
     return np.sort(rows.number_positions(choose_positions(rows, count or rows.count, seed)))
 
 
-def read_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
+def list_rows(reader: RealReader, split: Split) -> np.ndarray:
+    """Return row numbers int64 [N], ascending, of every row of a split that a reader's filters select.
+
+    Raises:
+        ValueError: if the split has no rows.
+    """
+    return reader.list_rows(split) if isinstance(reader, RealData) else select_rows(reader, split, None)
+
+
+def read_images(reader: RealReader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
     """Read rows as uint8 images [N, H, W, C]; each is the largest box in the middle of the stored image, resized.
 
     Args:
@@ -103,7 +117,7 @@ class ImageConditions:
 
 
 def draw_conditions(
-    reader: Reader,
+    reader: RealReader,
     split: Split,
     *,
     classes: int,
@@ -126,13 +140,15 @@ def draw_conditions(
     if not attributes:
         return found
     choose_attributes(attributes, reader.manifest.attributes, f"the data at {reader.manifest.path}")
-    by_label = attributes_by_label(reader, select_rows(reader.manifest, split, CAPTIONED), attributes)
+    by_label = attributes_by_label(reader, select_rows(reader, split, CAPTIONED), attributes)
     every = tuple(row for rows in by_label.values() for row in rows)
     values = tuple(tuple(by_label.get(label, every)) for label in found.labels) or (every,)
     return replace(found, names=tuple(attributes), values=values)
 
 
-def draw_words(reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str]) -> ImageConditions:
+def draw_words(
+    reader: RealReader, split: Split, *, classes: int, captions: bool, names: Sequence[str]
+) -> ImageConditions:
     """Return the captions and labels of a model's conditions; the arguments are those of :func:`draw_conditions`.
 
     Raises:
@@ -158,25 +174,20 @@ def draw_words(reader: Reader, split: Split, *, classes: int, captions: bool, na
     return ImageConditions(present, asked, told=classes > 0, numbers=numbers)
 
 
-def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
+def captions_by_label(reader: RealReader, rows: np.ndarray) -> dict[int, set[str]]:
     """Return the first captions of rows [N], grouped by class number, -1 for rows without a label.
 
     Raises:
         ValueError: naming the shard that is missing or damaged.
     """
     found: dict[int, set[str]] = {}
-    for _, group, inside in reader.groups.holding(rows):
-        assert group.labels is not None, "the reader gives labels"
-        assert group.captions is not None, "the reader gives captions"
-        label = group.labels[inside].as_py()
-        number = -1 if label is None else reader.numbers[label]
-        captions = group.captions[inside].as_py()
+    for number, captions, _ in conditions_of(reader, rows):
         found.setdefault(number, set()).update(captions[:1])
     return found
 
 
 def attributes_by_label(
-    reader: Reader, rows: np.ndarray, names: Sequence[str]
+    reader: RealReader, rows: np.ndarray, names: Sequence[str]
 ) -> dict[int, list[tuple[float | None, ...]]]:
     """Return the numeric attributes of rows [N] in the order of ``names``, grouped by class number, -1 without a label.
 
@@ -185,12 +196,9 @@ def attributes_by_label(
     """
     places = [reader.attributes.index(name) for name in names]
     found: dict[int, list[tuple[float | None, ...]]] = {}
-    for _, group, inside in reader.groups.holding(rows):
-        assert group.labels is not None, "the reader gives labels"
-        assert group.attributes is not None, "the reader gives attributes"
-        label = group.labels[inside].as_py()
-        number = -1 if label is None else reader.numbers[label]
-        found.setdefault(number, []).append(known_numbers(group.attributes[inside][places]))
+    for number, _, values in conditions_of(reader, rows):
+        assert values is not None, "the reader gives attributes"
+        found.setdefault(number, []).append(known_numbers(values[places]))
     return found
 
 

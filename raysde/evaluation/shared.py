@@ -1,7 +1,7 @@
 """Measurements shared among the ranks of a training run: each draws its part of the images, and all get the whole."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -65,12 +65,29 @@ def share_cache(cache: Path, fingerprint: str, world: World) -> None:
     """
     if world.size == 1:
         return
-    found = {path.name: file_hash(path) for path in sorted(cache.glob(f"*-{fingerprint}-*"))} if world.is_first else {}
+    found = {path.name: file_hash(path) for path in list_cache(cache, fingerprint)} if world.is_first else {}
     for name, digest in json.loads(world.share_text(json.dumps(found))).items():
         path = cache / name
         lacks = not path.exists() or file_hash(path) != digest
         if world.any(lacks):
             content = world.share_bytes(path.read_bytes() if world.is_first else b"")
             if lacks:
-                with write_atomically(path, "an evaluation's cache") as partial:
-                    partial.write_bytes(content)
+                write_cache(cache, {name: content})
+
+
+def list_cache(cache: Path, fingerprint: str) -> list[Path]:
+    """Return the files of judges and reference statistics of a data set, sorted."""
+    return sorted(cache.glob(f"*-{fingerprint}-*"))
+
+
+def write_cache(cache: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a cache, by name; a file with the same content is left alone.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    for name, content in files.items():
+        path = cache / name
+        if not path.exists() or path.read_bytes() != content:
+            with write_atomically(path, "an evaluation's cache") as partial:
+                partial.write_bytes(content)

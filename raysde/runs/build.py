@@ -151,6 +151,7 @@ def make_schedule(run: Run) -> Schedule:
         ranking=Ranking.of(config.flat()),
         ranks_all=config.ranks_all,
         quality_every=config.validation.quality_every,
+        delay=config.validation.decision_delay,
         ranks_by_quality=config.ranks_by_quality,
     )
 

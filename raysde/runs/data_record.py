@@ -7,9 +7,10 @@ STORAGE/NAME/selection-ID.arrow        the rows that data.filter selects, found 
 A run stays on the version on which it began, also if it is killed before its first checkpoint.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -65,6 +66,31 @@ def _list_sources(told: dict[str, Any]) -> list[dict[str, Any]]:
 def folder_of(config: RunConfig) -> str:
     """Return the absolute folder of a run, or its URI."""
     return child_path(storage.absolute_location(config.storage), config.name)
+
+
+def pin_sweep(tree: Mapping[str, Any], config: RunConfig, began: str | None) -> dict[str, Any]:
+    """Return the recipe that the trials of a sweep vary, with a version of each data set, the same for all trials.
+
+    It is the recipe's version, else the one on which the sweep began, else the newest.
+
+    Args:
+        tree: the recipe as read from YAML.
+        config: the parsed recipe, with the name of the sweep.
+        began: fingerprint of the data on which the sweep began, for one data set; None for a new sweep. Sweeps of
+            earlier versions of raysde recorded nothing else.
+
+    Raises:
+        ValueError: if there is no such data set or version, or the record of the sweep is damaged.
+    """
+    known = _list_sources(read_record(folder_of(config)) or ({} if began is None else {"fingerprint": began}))
+    changed = copy.deepcopy(dict(tree))
+    data, entries = changed["data"], config.data.sources
+    for number, (entry, place) in enumerate(zip(entries, data.get("mix") or [data], strict=True)):
+        version = choose_version(entry.path, entry.version, config.data.key(number, "version"))
+        if entry.version is None and number < len(known):
+            version = find_version(entry.path, known[number]["fingerprint"]) or version
+        place["version"] = version
+    return changed
 
 
 def read_record(folder: str) -> dict[str, Any] | None:

@@ -73,11 +73,16 @@ def train_here(
 
 
 def check_place(run: Run) -> None:
-    """Check that training without Ray can use a run's storage.
+    """Check that training without Ray can use a run's storage, and measures on its own processes.
 
     Raises:
-        ValueError: if it is not a local folder.
+        ValueError: if the storage is not a local folder, or metrics are to be measured beside training.
     """
+    if run.config.validation.is_beside:
+        raise ValueError(
+            "validation.where=beside needs Ray, whose actors measure beside training; set validation.where=workers, or "
+            "train without --no-ray"
+        )
     if not storage.is_local(run.config.storage):
         raise ValueError(
             f"storage {run.config.storage!r} is not a local folder, which training without Ray needs; "

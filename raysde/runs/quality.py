@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysde.config.loading import RunConfig
-from raysde.data.dataset.manifest import Manifest
-from raysde.data.dataset.reader import Reader
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.evaluate import Question, choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.metric import Metric
+from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.shared import share_among_ranks, share_cache
 from raysde.evaluation.workload import REAL, Bench, Measure, measure_here
 from raysde.inference.model import Model
@@ -32,6 +31,7 @@ from raysde.training.measuring import Validate
 
 if TYPE_CHECKING:
     from raysde.runs.run import Run
+    from raysde.runs.sources import RunSources
 
 PREFIX = "val/"
 """Prefix of the names under which a run logs its metrics."""
@@ -62,25 +62,22 @@ def make_question(config: RunConfig) -> Question:
         raise ValueError(f"validation.metrics: {told}") from None
 
 
-def check_quality(config: RunConfig, manifest: Manifest) -> None:
-    """Check before a worker starts that the recipe's metrics can be measured on its data set.
+def check_quality(config: RunConfig, sources: RunSources) -> None:
+    """Check before a worker starts that the recipe's metrics can be measured on its data sets.
 
     Raises:
         ValueError: naming the key that does not fit.
     """
     if not config.validation.metrics:
         return
-    if len(config.data.sources) > 1:
-        raise ValueError(
-            "validation.metrics: images are compared with those of one data set, and data.mix has several; leave the "
-            "metrics out, and run `raysde evaluate` on one of them"
-        )
     question = make_question(config)
     judged = "accuracy" in question.metrics or (question.compares and config.validation.features == "judge")
-    if judged and manifest.classes < 2:
+    unlabelled = [each.manifest.path for each in sources.sources if not each.manifest.classes]
+    if judged and (unlabelled or sources.manifest.classes < 2):
+        place = (unlabelled or [sources.manifest.path])[0]
         raise ValueError(
             f"validation.metrics: accuracy and validation.features=judge need labels, and the data at "
-            f"{manifest.path} has none; leave accuracy out, and set validation.features to inception"
+            f"{place} has none; leave accuracy out, and set validation.features to inception"
         )
     if "accuracy" in question.metrics and not config.class_conditional and config.text is None:
         raise ValueError(
@@ -106,30 +103,47 @@ def make_quality(run: Run, model: ScoreModel, world: World) -> Validate | None:
     config = run.config
     if not config.validation.metrics:
         return None
-    question, cache = make_question(config), Path(EVALUATION).expanduser()
-
-    def measure(model: ScoreModel, how: Measure) -> list[Metric]:
-        drawn = Model(model, run.spec)
-
-        def open_features(reader: Reader) -> FeatureNetwork:
-            return choose_network(reader, drawn, config.validation.features, cache, allow_code=False)
-
-        return evaluate(
-            drawn, run.manifest.path, question, open_features=open_features, cache=cache, measure=how
-        ).figures
-
     if world.is_first:
-        with suppress(DrawingReached):
-            measure(model, stop_at_drawing)
-    share_cache(cache, run.manifest.fingerprint, world)
+        prepare_quality(run, Model(model, run.spec))
+    share_cache(cache_folder(), run.sources.real_reader.manifest.fingerprint, world)
     how = measure_here if has_shards(model) else share_among_ranks(world)
 
     def measure_quality(model: ScoreModel) -> dict[str, float]:
         with autocast_evaluation(model, gathered_dtype(run, world.device)):
-            found = name_metrics(measure(model, how))
+            found = name_metrics(measure_model(run, Model(model, run.spec), how))
         return dict(json.loads(world.share_text(json.dumps(found))))
 
     return measure_quality
+
+
+def cache_folder() -> Path:
+    """Return the folder of judges and statistics of real images, which `raysde evaluate` uses too."""
+    return Path(EVALUATION).expanduser()
+
+
+def measure_model(run: Run, model: Model, how: Measure) -> list[Metric]:
+    """Return the recipe's metrics of a model.
+
+    Raises:
+        ValueError: if model, data and metrics do not fit together.
+    """
+    cache, features = cache_folder(), run.config.validation.features
+
+    def open_features(reader: RealReader) -> FeatureNetwork:
+        return choose_network(reader, model, features, cache, allow_code=False)
+
+    question, reader = make_question(run.config), run.sources.real_reader
+    return evaluate(model, reader, question, open_features=open_features, cache=cache, measure=how).figures
+
+
+def prepare_quality(run: Run, model: Model) -> None:
+    """Make the judge and the statistics of real images, unless they are in the cache.
+
+    Raises:
+        ValueError: if model, data and metrics do not fit together.
+    """
+    with suppress(DrawingReached):
+        measure_model(run, model, stop_at_drawing)
 
 
 def stop_at_drawing(

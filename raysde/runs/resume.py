@@ -1,5 +1,6 @@
 """Resuming a run from its checkpoint, and the test if it is already complete."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,14 +16,17 @@ from raysde.distributed.world import World
 from raysde.io.errors import error_line
 from raysde.runs.order import make_feed
 from raysde.runs.run import Run, continue_run
+from raysde.training.beside import OpenMeasurements, open_steps
 from raysde.training.state import TrainState
 
 
 def is_run_over(run: Run, found: checkpoint.Description) -> bool:
-    """Return True if a checkpoint ends its run: at the last step, or by early stopping.
+    """Return True if a checkpoint ends its run: at the last step, or by early stopping, with all its measurements.
 
     An early-stopped run resumes if the recipe now asks for more patience or more steps than before.
     """
+    if run.config.validation.is_beside and open_steps(found.state):
+        return False
     stopped = bool(found.state.get("stopped"))
     return found.step >= run.steps or (stopped and not (_is_longer(run, found) or _is_more_patient(run, found)))
 
@@ -75,10 +79,19 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
     assert description is not None, "a checkpoint without a description is not chosen"
     run = follow_order(continue_run(run, description), description.data)
     load_checkpoint(run.config.storage, state, found, world)
-    if state.stopped and not is_run_over(run, description):
+    if state.stopped and (_is_longer(run, description) or _is_more_patient(run, description)):
         state.stopped = False
         if _is_longer(run, description):
             state.stale = 0  # otherwise the next validation would stop the longer run
+    if not run.config.validation.is_beside:
+        if state.beside.waits and world.is_first:
+            steps = ", ".join(map(str, sorted(open_steps(description.state))))
+            warnings.warn(
+                f"the metrics of the checkpoints at steps {steps} are left out: they were to be measured beside "
+                "training, and validation.where is workers now",
+                stacklevel=2,
+            )
+        state.beside = OpenMeasurements()
     return run
 
 

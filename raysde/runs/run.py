@@ -60,6 +60,11 @@ MAY_CHANGE = (
     "validation.every",
     "validation.patience",
     "validation.metrics",
+    "validation.where",
+    "validation.delay",
+    "validation.actors",
+    "validation.cpus",
+    "validation.gpus",
     "sampling.",
     "resources.",
     "tracking.",
@@ -146,7 +151,7 @@ def open_run(config: RunConfig) -> Run:
     view = make_view(config, manifest)
     rows, held_out = sources.split(config)
     check_ranked(config, len(held_out))
-    check_quality(config, manifest)
+    check_quality(config, sources)
     sde = make_sde(config, sources, rows, view)
     if config.latent is not None:
         sources = sources.with_latents(config.latent, view.shape)

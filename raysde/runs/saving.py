@@ -47,6 +47,7 @@ class Saver:
         confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.confirm = confirm
+        self.state = state
         self.run, self.world, self.secure, self.written = run, world, secure, written
         self.folder = child_path(storage.absolute_location(run.config.storage), run.config.name)
         self.sharded = has_shards(state.model)
@@ -76,6 +77,15 @@ class Saver:
         """
         self.writer.wait_for_others(state.step)
         self.writer.add(state.step, partial(self._write_snapshot, stage_snapshot(state, self.average_copies)))
+
+    def after_save(self, step: int, work: Callable[[], None]) -> None:
+        """Do ``work`` beside training on the first rank, once the checkpoint of a step is written.
+
+        Args:
+            step: the present step of the run.
+        """
+        if self.world.is_first:
+            self.writer.add(step, work)
 
     def finish(self) -> None:
         """Wait until every checkpoint is written; every rank must call it.

@@ -39,6 +39,8 @@ from raysde.data.dataset.sources import (
 from raysde.data.dataset.split import VALIDATION_ROWS, split_rows
 from raysde.data.dataset.versions import read_versions
 from raysde.data.dataset.view import View
+from raysde.evaluation import real_data
+from raysde.evaluation.real_data import RealReader
 from raysde.precompute.lookup import Chosen, Mode, choose_text_encoder, find_embeddings, find_latents
 from raysde.runs.data_record import open_data, open_selection, selection_path
 from raysde.runs.order import make_feed
@@ -82,6 +84,11 @@ class RunSources:
              "rows": source.manifest.rows, "share": share, **source.selected}
             for source, share in zip(self.sources, self.shares, strict=True)
         ]  # fmt: skip
+
+    @cached_property
+    def real_reader(self) -> RealReader:
+        """The run's real images, with which drawn ones are compared."""
+        return real_data.open_sources(self.sources, self.shares)
 
     def pin_versions(self, config: RunConfig) -> RunConfig:
         """Return the recipe with the versions of the data sets that have several, for checkpoints and workers."""

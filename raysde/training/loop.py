@@ -16,6 +16,7 @@ from raysde.distributed.world import World, wrap_module
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
 from raysde.training.bad_steps import BadStepRule, OnBadStep
+from raysde.training.beside import Beside, begin_measurement, resume_measurements, use_due_measurements, wait_for_all
 from raysde.training.clock import Clock
 from raysde.training.measuring import Validate, rank_checkpoint, validate_average
 from raysde.training.objective import Objective, microbatch_loss
@@ -68,6 +69,7 @@ class Schedule:
         patience: number of measurements of the ranking's metric without improvement that stop the run, 0 for never.
         ranking: metric that ranks checkpoints and counts for ``patience``.
         quality_every: interval of the metrics of drawn images, each with a sample grid.
+        delay: steps after a measurement beside training at which decisions use it.
         ranks_by_quality: True if the ranking's metric is one of drawn images.
         ranks_all: True to measure each checkpoint of the schedule that is not measured at its step anyway.
         on_bad_step: ``stop`` ends the run at a loss or gradient that is not finite. ``skip`` leaves out the update of a
@@ -91,6 +93,7 @@ class Schedule:
     ranking: Ranking = BY_LOSS
     ranks_all: bool = False
     quality_every: int = 0
+    delay: int = 0
     ranks_by_quality: bool = False
     on_bad_step: OnBadStep = "stop"
     bad_steps: BadStepRule = field(default_factory=BadStepRule)
@@ -205,6 +208,7 @@ def fit(
     *,
     validate: Validate | None = None,
     quality: Validate | None = None,
+    beside: Beside | None = None,
     compile: bool = False,
 ) -> None:
     """Train ``state`` from its step to ``schedule.steps``, or until a hook asks to stop.
@@ -213,6 +217,7 @@ def fit(
         batches: this rank's microbatches, one list per step, from plan position ``state.position`` on.
         validate: returns validation metrics of a model, equal on all ranks.
         quality: returns metrics of images that a model draws, equal on all ranks.
+        beside: measures such metrics beside training, in place of ``quality``.
         compile: True to compile the network's blocks in place.
 
     Raises:
@@ -228,6 +233,8 @@ def fit(
     clock, agreement, primed = Clock(state), Agreement(world), False
     prepare_recovery(state, schedule, hooks)
     leaving = False
+    if beside is not None:
+        resume_measurements(state, beside)
     while state.step < schedule.steps and not (state.stopped or leaving):
         with clock.waiting():
             step_batches = next(batches, None)
@@ -243,8 +250,10 @@ def fit(
         if fault and leave_out(state, position, fault, schedule, hooks, world):
             clock.reset()  # images were counted back
             continue
-        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement, quality)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock, agreement, quality, beside)
     agreement.finish()
+    if beside is not None and (state.stopped or state.step >= schedule.steps):
+        wait_for_all(state, hooks, world, beside)
 
 
 def run_due_actions(
@@ -256,6 +265,7 @@ def run_due_actions(
     clock: Clock,
     agreement: Agreement,
     quality: Validate | None = None,
+    beside: Beside | None = None,
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
 
@@ -269,7 +279,9 @@ def run_due_actions(
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
             validate_average(state, schedule.patience, hooks, world, validate, schedule.ranking)
-        measures = quality is not None and is_due(step, schedule.quality_every, last)
+        if beside is not None:
+            use_due_measurements(state, schedule, hooks, world, beside)
+        measures = (quality or beside) is not None and is_due(step, schedule.quality_every, last)
         if quality is not None and measures:
             validate_average(state, schedule.patience, hooks, world, quality, schedule.ranking)
         if draws and (measures or is_due(step, schedule.sample_every, last)):
@@ -281,9 +293,15 @@ def run_due_actions(
         if schedule.on_bad_step == "rollback" and (is_time or is_due(step, schedule.save_every)):
             state.bad.base = step  # a checkpoint written on leaving is no base: without the leaving there were none
         ranks = quality if schedule.ranks_by_quality else validate
-        if schedule.ranks_all and ranks is not None and (is_time or is_checkpoint(state, schedule)):
+        ranked = schedule.ranks_all and (is_time or is_checkpoint(state, schedule))
+        if ranked and ranks is not None:
             rank_checkpoint(state, schedule.ranking, hooks, world, ranks)
-        keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
+        apart = beside if measures or (ranked and schedule.ranks_by_quality) else None
+        if apart is not None:
+            begin_measurement(state)
+        keep_checkpoint(state, schedule, hooks, world, leaving or is_time or apart is not None)
+        if apart is not None:
+            apart.submit(step)
         if is_time:
             clock.note_saved()
     return leaving

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +10,10 @@ import torch
 from raysde.distributed.world import World
 from raysde.models.score import ScoreModel
 from raysde.training.ranking import BY_LOSS, Ranking
-from raysde.training.state import TrainState
 
 if TYPE_CHECKING:
     from raysde.training.loop import Hooks
+    from raysde.training.state import TrainState
 
 Validate = Callable[[ScoreModel], dict[str, float]]
 """A function that returns metrics of a model by name, equal on all ranks."""
@@ -46,7 +46,18 @@ def validate_average(
         patience: number of measurements of the ranking's metric without improvement that stop the run; 0 for none.
             Measurements without that metric do not count.
     """
-    metrics = log_average(state, hooks, world, validate)
+    count_measurement(state, patience, world, ranking, log_average(state, hooks, world, validate))
+
+
+def count_measurement(
+    state: TrainState, patience: int, world: World, ranking: Ranking, metrics: Mapping[str, float]
+) -> None:
+    """Count a measurement for early stopping, and stop the run once patience is exhausted.
+
+    Args:
+        patience: see :func:`validate_average`.
+        metrics: its metrics; without the ranking's one it does not count.
+    """
     if ranking.by not in metrics:
         return
     cost = ranking.cost(metrics)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from raysde.models.score import ScoreModel
 from raysde.training.bad_steps import BadSteps
+from raysde.training.beside import KEY, OpenMeasurements
 from raysde.training.ema import Ema
 from raysde.training.muon import Muon
 from raysde.training.posthoc_ema import PowerEma
@@ -37,6 +38,7 @@ class TrainState:
         stopped: True if the run ended early.
         profiles: averages for post-hoc EMA.
         bad: record of the bad steps.
+        beside: measurements beside training that decisions have not used yet.
         measured: step of the last measurement of the averaged weights, and its metrics.
     """
 
@@ -54,6 +56,7 @@ class TrainState:
     stopped: bool = False
     profiles: list[PowerEma] = field(default_factory=list)
     bad: BadSteps = field(default_factory=BadSteps)
+    beside: OpenMeasurements = field(default_factory=OpenMeasurements)
     measured: tuple[int, dict[str, float | None]] = (-1, {})
 
     @property
@@ -167,6 +170,7 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "bad_steps": self.bad.values(),
             **({"metrics": self.metrics} if self.metrics else {}),
+            **({KEY: beside} if (beside := self.beside.values()) else {}),
             # a user-written optimizer may keep counters in its groups
             **({} if type(self.optimizer) in (torch.optim.AdamW, Muon) else {"groups": self.group_numbers()}),
         }
@@ -179,6 +183,7 @@ class TrainState:
         self.best = float("inf") if values["best"] is None else values["best"]
         self.stale, self.stopped = values["stale"], values["stopped"]
         self.bad = BadSteps.from_values(values.get("bad_steps"))
+        self.beside = OpenMeasurements.from_values(values.get(KEY))
         self.measured = (self.step, dict(values.get("metrics", {})))
         for group, numbers in zip(self.optimizer.param_groups, values.get("groups", ()), strict=False):
             group.update(numbers)

@@ -138,6 +138,7 @@ def for_evaluate(recorder: Recorder) -> None:
     subject = recorder_subject()
     recorder.replace("raysde.registry.resolve_with_subject", (Path("folder"), subject))
     recorder.replace("raysde.evaluation.evaluate.choose_network", None)
+    recorder.replace("raysde.evaluation.real_data.open_filtered", None)
     answer = SimpleNamespace(figures=[], dump=dict, pairs=None)
     recorder.replace("raysde.evaluation.evaluate.evaluate", lambda *_, **how: (how["open_features"](None), answer)[1])
     recorder.replace("raysde.evaluation.evaluate.format_figures", "")
@@ -392,6 +393,8 @@ MODES = {
     }),
     "evaluate": (for_evaluate, ["--data", "REAL"], {
         **MODEL, **SOLVER, **{name: given for name, given in REAL.items() if name != "metric"},
+        "data_version": (["--data-version", "2"], ("version", 2)),
+        "filter": (["--filter", "score > 3"], ("condition", "score > 3")),
         "metrics": (["--metrics", "bpd, kid"], ("metrics", ["bpd", "kid"])),
         "output": (["--output", "told.json"], ("path", str(Path("told.json").absolute()))),
         "rows": (["--rows", "33"], ("rows", 33)),

@@ -145,5 +145,3 @@ def test_keys_of_one_data_set_are_refused_for_a_mixture(both, tmp_path):
     ):
         with pytest.raises(ValueError, match=sentence):
             open_mix(both, tmp_path, first=entry)
-    with pytest.raises(ValueError, match=r"validation.metrics: .* data.mix has several"):
-        open_mix(both, tmp_path, validation={"rows": 20, "metrics": ["kid"]})

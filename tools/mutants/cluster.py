@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant("a CPU kept though data tasks have nodes of their own", "raysde.cluster.resources:Cluster.kept", "(stream == \"worker\" or self.apart)", "stream == \"worker\"", LAUNCH + " -k 'not_counted'"),
     Mutant("labels of no node taken", "raysde.cluster.resources:check_data_nodes", "if not cluster.joined:", "if False:", LAUNCH + " -k 'no_node_has'"),
     Mutant("the whole object store for each worker", "raysde.cluster.resources:assign_data_share", "memory * STORE_SHARE / workers", "memory * STORE_SHARE", LAUNCH + " -k 'part_of_the_data'"),
-    Mutant("data tasks on the workers' CPUs", "raysde.cluster.resources:assign_data_share", " - (0 if labels else workers * cpus)", "", LAUNCH + " -k 'part_of_the_data'"),
+    Mutant("data tasks on the workers' CPUs", "raysde.cluster.resources:assign_data_share", "workers * cpus + ", "", LAUNCH + " -k 'part_of_the_data'"),
     Mutant("a worker without data tasks", "raysde.cluster.resources:assign_data_share", "max(1, int(free) // workers)", "int(free) // workers", LAUNCH + " -k 'part_of_the_data'"),
     Mutant("slices that overflow their share", "raysde.cluster.stream:blocks_in_slice", "(int(share.bytes // block_bytes) - held) * 2 // 3", "int(share.bytes // block_bytes)", LAUNCH + " -k 'fit_their_share'"),
     Mutant("a slice as long as its share", "raysde.cluster.stream:blocks_in_slice", "min(MOST_BLOCKS, ", "max(1, ", LAUNCH + " -k 'fit_their_share'"),

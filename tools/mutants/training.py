@@ -7,6 +7,7 @@ AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapsh
 BAD_STEPS = "tests/training/test_bad_steps.py"
 LOOP = "tests/training/test_loop.py"
 QUALITY = "tests/runs/test_quality.py"
+BESIDE = "tests/cluster_without_ray/test_beside.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
 OBJECTIVE = "tests/training/test_objective.py"
@@ -27,7 +28,7 @@ MUTANTS = [
     Mutant("training on without dropout", "raysde.training.measuring:measure_average", "    state.model.train()\n", "", LOOP),
     Mutant("validation of the trained weights", "raysde.training.measuring:measure_average", "    with state.ema.swap_weights(), torch.no_grad():", "    with torch.no_grad():", LOOP),
     Mutant("grids of the trained weights", "raysde.training.loop:run_due_actions", '            with state.ema.swap_weights():\n                hooks.sample(state)', "            hooks.sample(state)", LOOP),
-    Mutant("a validation without a number for the best", "raysde.training.measuring:validate_average", "if cost < state.best:", "if cost <= state.best:", LOOP),
+    Mutant("a validation without a number for the best", "raysde.training.measuring:count_measurement", "if cost < state.best:", "if cost <= state.best:", LOOP),
     Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", " or now", "", LOOP + " -k 'a_stop_saves'"),
     Mutant("a checkpoint by the clock of any rank", "raysde.training.loop:run_due_actions", "world.is_first and clock.is_time(schedule.save_seconds)", "clock.is_time(schedule.save_seconds)", "tests/multiprocess/test_gloo.py -k 'clock_of_the_first'"),
     Mutant("a checkpoint at every step once it is time", "raysde.training.loop:run_due_actions", "            clock.note_saved()", "            pass", LOOP + " -k 'by_time'"),
@@ -103,5 +104,11 @@ MUTANTS = [
     Mutant("caches that ranks do not share", "raysde.evaluation.shared:share_cache", "    if world.size == 1:", "    if world.size > 0:", QUALITY + " -k 'two_ranks'"),
     Mutant("metrics of the trained weights' settings", "raysde.runs.quality:make_question", "**given.sampler", "", QUALITY + " -k 'of_evaluate'"),
     Mutant("metrics of another seed", "raysde.runs.quality:make_question", "seed=given.seed", "seed=0", QUALITY + " -k 'of_evaluate'"),
+    Mutant("a result that is used a step late", "raysde.training.beside:use_due_measurements", "step + schedule.delay <= state.step", "step + schedule.delay < state.step", BESIDE + " -k 'one_interval or number_of_steps'"),
+    Mutant("a result under the step of its decision", "raysde.training.beside:_take_result", "hooks.log(step, ", "hooks.log(state.step, ", BESIDE + " -k 'one_interval'"),
+    Mutant("a late result that no checkpoint has", "raysde.training.beside:_take_result", "        beside.record(step, found)\n", "", BESIDE + " -k 'one_interval'"),
+    Mutant("open results forgotten on resume", "raysde.training.state:TrainState.load_values", "values.get(KEY)", "None", BESIDE + " -k 'keep_their or killed_run'"),
+    Mutant("patience that counts measurements of the clock's checkpoints", "raysde.training.beside:use_due_measurements", "if step % schedule.quality_every == 0:", "if True:", BESIDE + " -k 'clock'"),
+    Mutant("no checkpoint at a measurement beside", "raysde.training.loop:run_due_actions", " or apart is not None)", ")", BESIDE + " -k 'one_interval'"),
     Mutant("ranks of drawn images by the loss", "raysde.training.loop:run_due_actions", "ranks = quality if schedule.ranks_by_quality else validate", "ranks = validate", QUALITY + " -k 'ranked_by'"),
 ]  # fmt: skip

@@ -52,6 +52,14 @@ def split_count(count: int, shares: Sequence[int]) -> tuple[int, ...]:
     return tuple(whole + (number in more) for number, (whole, _) in enumerate(parts))
 
 
+def fit_shares(rows: Sequence[int], shares: Sequence[int]) -> int:
+    """Return a number of rows that :func:`split_count` divides so that no source gives more than its ``rows``.
+
+    It is the largest one for which no share of a source, before rounding, is more than its rows.
+    """
+    return min(count * sum(shares) // share for count, share in zip(rows, shares, strict=True))
+
+
 @dataclass(frozen=True)
 class SourceOrder:
     """The repeating sequence of sources.

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from raysde import rng
-from raysde.data.dataset.reader import Reader
-from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
+from raysde.evaluation.real_data import RealReader, choice_of
+from raysde.evaluation.selection import list_rows, read_images, to_image_tensor
 from raysde.io.atomic import save_tensors
 from raysde.io.hashing import weights_hash
 from raysde.io.progress import Progress
@@ -85,7 +85,7 @@ class Judge:
 
 
 def open_judge(
-    reader: Reader,
+    reader: RealReader,
     shape: tuple[int, int],
     cache: Path,
     *,
@@ -107,7 +107,8 @@ def open_judge(
         raise ValueError(
             f"the data at {manifest.path} has no labels to judge by; leave accuracy and the features judge out"
         )
-    name = f"judge-{manifest.fingerprint}-{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
+    chosen = f"{choice}-" if (choice := choice_of(reader)) else ""
+    name = f"judge-{manifest.fingerprint}-{chosen}{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
     classifier = new_classifier(manifest.channels, shape, manifest.classes, seed)
     if not (cache / name).exists():
         right, asked = train_classifier(classifier.to(device), reader, shape, seed, told)
@@ -127,7 +128,7 @@ def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: in
 
 
 def train_classifier(
-    classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Progress | None
+    classifier: Classifier, reader: RealReader, shape: tuple[int, int], seed: int, told: Progress | None
 ) -> tuple[int, int]:
     """Train in place, and return the number of held-out images that it reads correctly and the number of all.
 
@@ -135,9 +136,9 @@ def train_classifier(
         ValueError: if the data has no training rows, or a row has no label.
     """
     manifest = reader.manifest
-    train = select_rows(manifest, "train", None)
-    if manifest.rows_in("validation"):
-        held = select_rows(manifest, "validation", None)
+    train = list_rows(reader, "train")
+    if manifest.rows_in("validation") and len(apart := list_rows(reader, "validation")):
+        held = apart
     else:
         held, train = train[::HELD_OUT], train[[row % HELD_OUT != 0 for row in range(len(train))]]
     device = next(classifier.parameters()).device
@@ -172,7 +173,7 @@ def shift_images(images: Tensor, most: int, generator: torch.Generator) -> Tenso
     return torch.stack([each[:, y : y + height, x : x + width] for each, (y, x) in zip(padded, places, strict=True)])
 
 
-def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def read_labelled_images(reader: RealReader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Read rows as images uint8 [N, C, H, W] and class numbers int64 [N].
 
     Raises:

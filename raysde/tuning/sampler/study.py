@@ -22,6 +22,7 @@ from raysde.evaluation.evaluate import (
     evaluate,
 )
 from raysde.evaluation.features.networks import FeatureNetwork
+from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.report import parse_figures
 from raysde.inference.model import Model
 from raysde.io.journal import Journal
@@ -127,10 +128,10 @@ class Study:
         # None, because the candidate's settings become the model's own
         return CandidateOutcome(candidate, replace(found, overrides=None), influence)
 
-    def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
+    def opener(self, model: Model) -> Callable[[RealReader], FeatureNetwork]:
         """Return a function that opens the feature network for a reader."""
 
-        def opener(reader: Reader) -> FeatureNetwork:
+        def opener(reader: RealReader) -> FeatureNetwork:
             return choose_network(reader, model, self.features, Path(self.cache), allow_code=self.allow_code)
 
         return opener

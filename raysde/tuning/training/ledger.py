@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from raysde.config.places import resolve_place
-from raysde.io.filesystems import child_path
-from raysde.io.journal import Journal
+from raysde.io.filesystems import child_path, exists
+from raysde.io.journal import Journal, read_record
 from raysde.tuning.training.space import Values
 
+FILE = "sweep.json"
+VERSION = "data.version"
+"""Key of the recipe that is not compared, since the fingerprint of the data says more."""
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -83,7 +86,7 @@ class Ledger:
         self, folder: str, definition: Mapping[str, Any], default: Callable[[str], Any] = lambda key: None
     ) -> None:
         self.folder = folder
-        self.journal = Journal(child_path(folder, "sweep.json"), child_path(folder, "ledger"), "trial-{:05d}.json")
+        self.journal = Journal(child_path(folder, FILE), child_path(folder, "ledger"), "trial-{:05d}.json")
         self.journal.begin(definition, lambda before, now: _describe_difference(folder, before, now, default))
         self.trials = {number: self._trial(number, content) for number, content in self.journal.records()}
 
@@ -105,6 +108,16 @@ class Ledger:
         return sorted(every, key=lambda each: each[1].order)
 
 
+def read_definition(folder: str) -> dict[str, Any]:
+    """Return the definition of the sweep in a folder; empty if there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    place = child_path(folder, FILE)
+    return dict(read_record(place)) if exists(place) else {}
+
+
 def _describe_difference(
     folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]
 ) -> str | None:
@@ -112,7 +125,7 @@ def _describe_difference(
         old, new = before.get(part), now.get(part)
         pairs = [(part, old, new)]
         if isinstance(old, dict) and isinstance(new, dict):
-            keys = dict.fromkeys([*old, *new])
+            keys = [key for key in dict.fromkeys([*old, *new]) if key != VERSION]
             pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
         for where, was, wanted in pairs:
             if resolve_place(where.removeprefix("recipe "), was) != resolve_place(
