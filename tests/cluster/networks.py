@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,17 @@ class Spoiled(SmallUNet):
         return found * float("nan") if self.training and self.calls in self.bad else found
 
 
+class Noted(SmallUNet):
+    """A network that notes the times which it is told in training."""
+
+    times: ClassVar[list[Tensor]] = []
+
+    def forward(self, x: Tensor, t: Tensor, *others: Tensor) -> Tensor:
+        if self.training:
+            Noted.times.append(t.detach().clone())
+        return super().forward(x, t, *others)
+
+
 class Slow(SmallUNet):
     """A network that sleeps in each training call, so that a test can change the cluster meanwhile."""
 
@@ -66,6 +78,21 @@ class Watched(SmallUNet):
             with open(os.environ["RAYSDE_KILLS_PROGRESS"], "ab") as out:
                 out.write(b".")
         return super().forward(*inputs)
+
+
+class SpoiledAt(Watched):
+    """A watched network whose output is NaN in training for a batch with a row of the time ``bad``.
+
+    Times depend on the row's place in the run alone, so that kills and restarts change nothing.
+    """
+
+    def __init__(self, image, condition, bad: float) -> None:
+        super().__init__(image, condition)
+        self.bad = bad
+
+    def forward(self, x: Tensor, t: Tensor, *others: Tensor) -> Tensor:
+        found = super().forward(x, t, *others)
+        return found * float("nan") if self.training and bool((t == self.bad).any()) else found
 
 
 class Thief(SmallUNet):

@@ -1,5 +1,6 @@
 """Data sets that are ingested in this process, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,15 @@ def scored_parts(rows: int, each: int = 50, first: int = 0, side: int = 8) -> li
 
 
 RULES = Rules(channels=1, size=8, row_group=8, shard_rows=40, keep=("score", "language", "safe"))
+
+
+def described_parts(rows: int, first: int = 0) -> list[Given]:
+    """Return the parts of :func:`scored_parts` with the attribute ``tilt``, row i modulo 10."""
+    return [
+        Given(tuple(replace(each, attributes=(float(int(each.key) % 10),)) for each in part.samples))
+        for part in scored_parts(rows, first=first)
+    ]
+
+
+DESCRIBED = replace(RULES, attributes=("tilt",))
+"""Rules for :func:`described_parts`."""
