@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raysde.commands.duplicates import add_criterion_options, inspect_duplicates, read_criterion
+from raysde.commands.duplicates import (
+    add_criterion_options,
+    add_feature_options,
+    check_feature_options,
+    inspect_duplicates,
+    read_criterion,
+)
 from raysde.commands.outputs import check_picture
 from raysde.io.amounts import amount
 
@@ -46,6 +52,7 @@ def add_inspect_options(command: argparse.ArgumentParser) -> None:
     sheet = "picture of the closest pairs to write (default %(default)s)"
     near.add_argument("--duplicate-sheet", default="duplicates.png", metavar="FILE", help=sheet)
     add_criterion_options(near)
+    add_feature_options(near)
     command.set_defaults(run=run_inspect)
 
 
@@ -81,6 +88,8 @@ def run_inspect(args: argparse.Namespace) -> None:
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     criterion = read_criterion(args, "--duplicates")
+    check_feature_options(args)
+    confirming = {"features": args.features, "similarity": args.feature_similarity, "allow_code": args.allow_code}
     target, pairs = Path(args.sheet).expanduser(), Path(args.duplicate_sheet).expanduser()
     check_picture("--sheet", target)
     if criterion is not None:
@@ -94,7 +103,7 @@ def run_inspect(args: argparse.Namespace) -> None:
         save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), sheet)
         print(f"contact sheet  {sheet}")
         if criterion is not None:
-            print("\n".join(inspect_duplicates(manifest, criterion, numbered(pairs, number))))
+            print("\n".join(inspect_duplicates(manifest, criterion, numbered(pairs, number), **confirming)))
     if len(manifests) > 1:
         print("\n".join(describe_mixture(manifests)))
 

@@ -55,19 +55,60 @@ def read_criterion(args: argparse.Namespace, option: str) -> Criterion | None:
         raise ValueError(f"--duplicate-distance: {error}") from None
 
 
-def inspect_duplicates(manifest: Manifest, criterion: Criterion, sheet: Path) -> list[str]:
-    """Find the near duplicates of a data set, write a picture of the closest pairs, and return lines about them.
+def add_feature_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options of the feature network that confirms near duplicates."""
+    network = "network whose features must confirm each pair: inception, or another that `raysde evaluate` takes"
+    group.add_argument("--features", metavar="NETWORK", help=network)
+    similar = "least cosine of the features of two duplicates, above 0 and at most 1 (default: 0.9)"
+    group.add_argument("--feature-similarity", type=float, metavar="C", help=similar)
+    group.add_argument("--allow-code", action="store_true", help="allow --features to run code of yours")
+
+
+def check_feature_options(args: argparse.Namespace) -> None:
+    """Refuse options of the feature network that go with others, which are not given.
 
     Raises:
-        ValueError: naming the shard that is missing or damaged.
+        ValueError: naming the option.
+    """
+    if args.features is not None and not args.duplicates:
+        raise ValueError("--features goes with --duplicates; add it, or leave --features out")
+    for name, given in (("--feature-similarity", args.feature_similarity), ("--allow-code", args.allow_code or None)):
+        if given is not None and args.features is None:
+            raise ValueError(f"{name} goes with --features; add it, or leave {name} out")
+
+
+def inspect_duplicates(
+    manifest: Manifest,
+    criterion: Criterion,
+    sheet: Path,
+    *,
+    features: str | None = None,
+    similarity: float | None = None,
+    allow_code: bool = False,
+) -> list[str]:
+    """Find the near duplicates of a data set, write a picture of the closest pairs, and return lines about them.
+
+    Args:
+        features: network whose features must confirm each pair; None for none.
+        similarity: least cosine of the features of a pair; None for the default.
+        allow_code: allow the network to run code.
+
+    Raises:
+        ValueError: naming the shard that is missing or damaged, or if there is no such network.
         OSError: naming the picture, if it cannot be written.
     """
     from raysde.data.dataset.duplicates import find_duplicates
     from raysde.data.dataset.reader import Reader
     from raysde.images.tensors import save_picture
 
-    found = find_duplicates(manifest, criterion)
-    reader = Reader(manifest)
+    reader, confirm = Reader(manifest), None
+    if features is not None:
+        from raysde.evaluation.feature_similarity import SIMILAR, FeatureSimilarity
+        from raysde.evaluation.features.networks import open_network
+
+        network = open_network(features, allow_code=allow_code)
+        confirm = FeatureSimilarity(reader, network, SIMILAR if similarity is None else similarity)
+    found = find_duplicates(manifest, criterion, confirm)
     lines = describe_duplicates(reader, found)
     if len(found.pairs):
         save_picture(draw_pairs(reader, found), sheet)

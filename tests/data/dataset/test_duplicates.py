@@ -36,7 +36,7 @@ def groups_of(found):
 
 
 def test_copies_are_with_their_original_and_distinct_pictures_apart(tmp_path):
-    """Of 40 pictures, 10 have four copies each; the groups are exactly these, however the rows are divided."""
+    """Ten of 40 pictures have four copies each; the groups are exactly these, however the rows are divided."""
     rng, pictures = np.random.default_rng(1), [draw_scene(seed) for seed in range(40)]
     rows = pictures + [make(each, rng) for each in pictures[:10] for make in COPIES.values()]
     found = find(tmp_path, looks(rows))
@@ -77,7 +77,7 @@ def test_mirror_images_count_if_they_are_wanted(tmp_path):
 
 
 def test_no_digit_nearly_repeats_another(tmp_path):
-    """Of 1,797 distinct digits, at most 0.1%, one, is found; a hundred copies are all found among them."""
+    """At most 0.1% of 1,797 distinct digits, one, is found; a hundred copies are all found among them."""
     rng = np.random.default_rng(3)
     levels = (load_digits().images * 15.9).astype(np.uint8)
     digits = [Image.fromarray(each).resize((32, 32), Image.Resampling.BICUBIC) for each in levels]
