@@ -5,6 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raysde.commands.duplicates import (
+    add_criterion_options,
+    add_feature_options,
+    check_feature_options,
+    inspect_duplicates,
+    read_criterion,
+)
 from raysde.commands.outputs import check_picture
 from raysde.io.amounts import amount
 
@@ -39,6 +46,13 @@ def add_inspect_options(command: argparse.ArgumentParser) -> None:
     version = "version of the data set, if it has grown (default: the newest)"
     command.add_argument("--version", type=int, metavar="N", help=version)
     command.add_argument("--fast", action="store_true", help="skip the check of the shards' hashes")
+    near = command.add_argument_group("near duplicates")
+    wanted = "find images that are resized, recompressed, or slightly cropped copies of another"
+    near.add_argument("--duplicates", action="store_true", help=wanted)
+    sheet = "picture of the closest pairs to write (default %(default)s)"
+    near.add_argument("--duplicate-sheet", default="duplicates.png", metavar="FILE", help=sheet)
+    add_criterion_options(near)
+    add_feature_options(near)
     command.set_defaults(run=run_inspect)
 
 
@@ -73,18 +87,30 @@ def run_inspect(args: argparse.Namespace) -> None:
         raise ValueError("--version goes with one data set; leave it out, or inspect them one by one")
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
-    target = Path(args.sheet).expanduser()
+    criterion = read_criterion(args, "--duplicates")
+    check_feature_options(args)
+    confirming = {"features": args.features, "similarity": args.feature_similarity, "allow_code": args.allow_code}
+    target, pairs = Path(args.sheet).expanduser(), Path(args.duplicate_sheet).expanduser()
     check_picture("--sheet", target)
+    if criterion is not None:
+        check_picture("--duplicate-sheet", pairs)
     manifests = [read_manifest(path, version=choose_version(path, args.version, "--version")) for path in args.shards]
     for number, manifest in enumerate(manifests):
         print("\n".join(describe_manifest(manifest)))
         for line in check_shards(manifest, fast=args.fast):
             print(line)
-        sheet = target.with_stem(f"{target.stem}-{number}") if number else target
+        sheet = numbered(target, number)
         save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), sheet)
         print(f"contact sheet  {sheet}")
+        if criterion is not None:
+            print("\n".join(inspect_duplicates(manifest, criterion, numbered(pairs, number), **confirming)))
     if len(manifests) > 1:
         print("\n".join(describe_mixture(manifests)))
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return the path of a picture for data set ``number``; the first one has no number."""
+    return path.with_stem(f"{path.stem}-{number}") if number else path
 
 
 def describe_mixture(manifests: "list[Manifest]") -> list[str]:

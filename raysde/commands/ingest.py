@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raysde.commands import parse_size_option
+from raysde.commands.duplicates import add_criterion_options, describe_left_out, read_criterion
 from raysde.images.choices import ENCODINGS, FITS
 from raysde.images.sizes import Size, format_size
 from raysde.io.amounts import amount
@@ -47,6 +48,10 @@ After an interruption, the same command resumes."""
     said.add_argument("--keep-columns", metavar="NAMES", help=keep)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     add_shard_options(command.add_argument_group("shards"))
+    near = command.add_argument_group("near duplicates")
+    drop = "leave out images that are resized, recompressed, or slightly cropped copies of another, and list them"
+    near.add_argument("--drop-duplicates", action="store_true", help=drop)
+    add_criterion_options(near)
     command.set_defaults(run=run_ingest)
 
 
@@ -105,7 +110,7 @@ def run_ingest(args: argparse.Namespace) -> None:
     from raysde.data.ingest.probe import choose_rules
     from raysde.data.ingest.sources import attribute_names, open_source
 
-    size = check_options(args)
+    size, near = check_options(args), read_criterion(args, "--drop-duplicates")
     check_apart(args.source, args.out)
     base = read_manifest(args.out, "--append: the folder") if args.append else None
     keep, attributes = parse_kept_names(args.keep_columns), attribute_names(args.attributes)
@@ -141,6 +146,7 @@ def run_ingest(args: argparse.Namespace) -> None:
         row_group=args.row_group or (None if base is None else base.row_group),
         shard_rows=args.shard_rows,
         keep=keep,
+        near=near,
     )
     if base is not None:
         check_appendable(base, rules)
@@ -210,6 +216,7 @@ def print_summary(manifest: "object", out: str) -> None:
     from raysde.data.classes import join_names as listed_names
     from raysde.data.dataset.manifest import Manifest
     from raysde.data.dataset.versions import versioned_name
+    from raysde.data.ingest.left_out import LIST
     from raysde.images.remarks import Remarks
     from raysde.io.filesystems import child_path, read_bytes
 
@@ -243,6 +250,8 @@ def print_summary(manifest: "object", out: str) -> None:
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""
         print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")
+    if "near_duplicates" in report:
+        print(describe_left_out(report["near_duplicates"], versioned_name(LIST, manifest.version)))
     if report["unread"]:
         kinds = [f"{what} ({count})" for what, count in report["unread"].items()]
         more = f" and {len(kinds) - 8} more, see report.json" if len(kinds) > 8 else ""

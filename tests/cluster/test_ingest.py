@@ -11,8 +11,11 @@ from PIL import Image
 from ray.data._internal.execution import streaming_executor
 
 from raysde.cluster import backpressure
+from raysde.cluster import ingest as cluster_ingest
 from raysde.cluster.backpressure import PAUSE, set_up_data
 from raysde.cluster.ingest import ingest
+from raysde.commands.ingest import print_summary
+from raysde.data.dataset.duplicates import Criterion
 from raysde.data.dataset.manifest import INGESTING, read_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.verify import verify_shards
@@ -20,6 +23,7 @@ from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits, write_digits
 from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
+from tests.support.copies import draw_scene, resized
 from tests.support.pictures import rng_image
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -86,6 +90,45 @@ def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     with pytest.raises(ValueError, match="holds a data set already"):
         ingest(source, str(tmp_path / "b"), rules, name="x", skip_bad=True)
+
+
+def test_near_duplicates_are_left_out_after_an_interruption(tmp_path, monkeypatch, capsys):
+    """Stopped after the first pass and after one part of the second, an ingest ends with the files of a whole one, in
+    which every image is kept, left out or unusable."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):
+        draw_scene(number).save(folder / f"{number:02d}.png")
+        resized(draw_scene(number), 0.5).save(folder / f"{number:02d}-half.jpg", quality=90)
+    (folder / "bad.png").write_bytes(b"not an image")
+    source = open_source(str(folder), part_rows=5)
+    rules = Rules(channels=3, size=48, shard_rows=5, near=Criterion())
+    whole = ingest(source, str(tmp_path / "whole"), rules, name="x", skip_bad=True)
+    assert (whole.rows, whole.skipped) == (12, 1)
+    keys = {str(Reader(whole).about(row)["key"]) for row in range(12)}
+    assert keys == {f"{number:02d}.png" for number in range(12)}
+    print_summary(whole, str(tmp_path / "whole"))
+    assert "12 near duplicates left out: " in capsys.readouterr().out
+
+    convert = cluster_ingest._convert_parts
+
+    def stopped(*args):
+        raise OSError("stopped")
+
+    def stopped_in_second_pass(*args):
+        for result in convert(*args):
+            yield result
+            if len(args) == 6:
+                raise OSError("stopped")
+
+    for name, stop in (("decide", stopped), ("_convert_parts", stopped_in_second_pass)):
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster_ingest, name, stop)
+            with pytest.raises(OSError, match="stopped"):
+                ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True)
+    ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "a" / "hashes") == contents(tmp_path / "whole" / "hashes")
 
 
 def test_a_task_that_cannot_write_is_one_sentence(spoiled, tmp_path):

@@ -232,6 +232,7 @@ def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", None)
     recorder.replace("raysde.images.tensors.save_picture", None)
     recorder.replace("raysde.commands.data.check_picture", None)
+    recorder.replace("raysde.commands.data.inspect_duplicates", [])
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
     sources = SimpleNamespace(is_plain=True, open_reader=lambda columns: None)
     recorder.replace(
@@ -476,6 +477,9 @@ MODES = {
         "attributes": (["--attributes", "age,weight"], ("attributes", ["age", "weight"])),
         "keep_columns": (["--keep-columns", "score,url"], ("keep", ["score", "url"])),
         "append": (["--append"], ("called", "check_appendable")),
+        "drop_duplicates": (["--drop-duplicates"], ("threshold", 0.03)),
+        "duplicate_distance": (["--drop-duplicates", "--duplicate-distance", "0.01"], ("threshold", 0.01)),
+        "mirrored_duplicates": (["--drop-duplicates", "--mirrored-duplicates"], ("mirrored", True)),
     }),
     "inspect": (for_looks, [], {
         "shards": (["SHARDS"], ("path", "SHARDS")),
@@ -484,6 +488,14 @@ MODES = {
         "seed": (["SHARDS", "--seed", "9"], ("seed", 9)),
         "fast": (["SHARDS", "--fast"], ("verification", "schema")),
         "version": (["SHARDS", "--version", "2"], ("version", 2)),
+        "duplicates": (["SHARDS", "--duplicates"], ("threshold", 0.03)),
+        "duplicate_sheet": (["SHARDS", "--duplicates", "--duplicate-sheet", "pairs.png"], ("sheet", "pairs.png")),
+        "duplicate_distance": (["SHARDS", "--duplicates", "--duplicate-distance", "0.01"], ("threshold", 0.01)),
+        "mirrored_duplicates": (["SHARDS", "--duplicates", "--mirrored-duplicates"], ("mirrored", True)),
+        "features": (["SHARDS", "--duplicates", "--features", "NETWORK"], ("features", "NETWORK")),
+        "feature_similarity": (["SHARDS", "--duplicates", "--features", "NETWORK", "--feature-similarity", "0.8"],
+                               ("similarity", 0.8)),
+        "allow_code": (["SHARDS", "--duplicates", "--features", "NETWORK", "--allow-code"], ("allow_code", True)),
     }),
     "plan": (for_looks, ["--step", "2"], {
         "recipe": ([RECIPE], ("name", "digits")),

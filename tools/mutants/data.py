@@ -31,7 +31,23 @@ KEPT_COLUMNS = "tests/data/ingest/test_kept_columns.py"
 APPEND = "tests/data/ingest/test_append.py"
 KEPT_ATTRIBUTES = "tests/data/ingest/test_kept_attributes.py"
 
+HASH_SEARCH = "tests/data/dataset/test_hash_search.py"
+DUPLICATES = "tests/data/dataset/test_duplicates.py"
+LEFT_OUT = "tests/data/ingest/test_left_out.py"
+
 MUTANTS = [
+    Mutant("bands that differ in one bit less", "raysde.data.dataset.hash_search:find_pairs", "radius // band_count(len(hashes), radius)", "max(0, radius // band_count(len(hashes), radius) - 1)", HASH_SEARCH + " -k 'full_comparison'"),
+    Mutant("half of the pairs among one set", "raysde.data.dataset.hash_search:find_pairs", "sought & top == 0", "sought & flipped == 0", HASH_SEARCH + " -k 'one_order'"),
+    Mutant("pairs lost at the end of a piece", "raysde.data.dataset.hash_search:_expand", "ends[low : high + 1], numbers[-1] + 1", "ends[low : high + 1], numbers[-1]", HASH_SEARCH + " -k 'full_comparison'"),
+    Mutant("the smallest image kept", "raysde.data.dataset.duplicates:_Search.finish", "-gallery.pixels[members]", "gallery.pixels[members]", DUPLICATES + " -k 'kept or distinct_pictures'"),
+    Mutant("an earlier version's row that yields to a larger one", "raysde.data.dataset.duplicates:_Search.finish", "gallery.ranks[members], roots", "roots", LEFT_OUT + " -k 'appended'"),
+    Mutant("every pair of one hash measured", "raysde.data.dataset.duplicates:_Search.add", "(self._roots(one) != self._roots(two))", "True", DUPLICATES + " -k 'one_hash'"),
+    Mutant("mirrored images never turned", "raysde.data.dataset.duplicates:_Search._distances", "first[:, :, ::-1] if mirrored else first", "first", DUPLICATES + " -k 'mirror'"),
+    Mutant("looks of another shard", "raysde.data.dataset.hash_files:read_looks", "if not same or len(table) != shard.rows:", "if len(table) != shard.rows:", DUPLICATES + " -k 'without_looks'"),
+    Mutant("positions without the unusable samples", "raysde.data.ingest.convert:convert_rows", '"sample": position}', '"sample": result.statistics.rows - 1}', LEFT_OUT + " -k 'source_without'"),
+    Mutant("shards of the first pass that stay", "raysde.data.ingest.left_out:remove_stale", "for file in sorted(stale):", "for file in ():", LEFT_OUT + " -k 'deleted'"),
+    Mutant("a decision that is not recorded", "raysde.data.ingest.left_out:decide", "write_json(child_path(out, INGESTING, DECIDED), decision)", "pass", LEFT_OUT + " -k 'interrupted'"),
+    Mutant("rows in the order of the shards", "raysde.data.ingest.left_out:part_looks", "joined.take(np.argsort(joined.samples, kind=\"stable\"))", "joined", LEFT_OUT + " -k 'source_without'"),
     Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("attributes in the order in which they are asked for", "raysde.data.attributes:choose_attributes", "return tuple(each for each in known if each.name in wanted)", "return tuple(each for name in wanted for each in known if each.name == name)", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("the first of two values of an attribute", "raysde.data.ingest.sources.attribute_values:merge_attributes", "if None not in (old, new) and old != new:", "if old is None and new is None and old != new:", ATTRIBUTES + " -k 'two_descriptions'"),

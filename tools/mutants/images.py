@@ -7,8 +7,14 @@ GEOMETRY = "tests/images/test_geometry.py"
 CAPTIONS = "tests/images/test_captions.py"
 OPEN = "tests/images/test_open.py"
 PNG = "tests/images/test_png.py"
+PERCEPTUAL = "tests/images/test_perceptual.py"
 
 MUTANTS = [
+    Mutant("noise sets bits", "raysde.images.perceptual:_hash_window", "> FAINT * WHOLE**2", "> 0.0", PERCEPTUAL + " -k 'bits or brightness'"),
+    Mutant("windows turned over", "raysde.images.perceptual:window_hashes", "_cosines(rows), _cosines(columns)", "_cosines(columns), _cosines(rows)", PERCEPTUAL + " -k 'window'"),
+    Mutant("one direction of a pair", "raysde.images.perceptual:measure_distances", "np.minimum(_align(small, large, limit), _align(large, small, limit))", "_align(small, large, limit)", PERCEPTUAL + " -k 'order'"),
+    Mutant("a negative that fits", "raysde.images.perceptual:_residuals", "np.maximum((one * two).sum(axis=1), 0.0)", "(one * two).sum(axis=1)", PERCEPTUAL + " -k 'equal_pictures'"),
+    Mutant("pairs given up at the limit", "raysde.images.perceptual:_align", "best <= limit * HOPEFUL[step]", "best <= limit", PERCEPTUAL + " -k 'limit'"),
     Mutant("a JPEG's shape compared the wrong way", "raysde.images.codec:decode_image", "        check_shape((height, width), out)", "        check_shape((width, height), out)", "tests/data/dataset/test_reader.py -k 'decode'"),
     Mutant("any depth of a PNG", "raysde.images.codec:decode_image", "if (depth, colour) != (8, GREY if channels == 1 else RGB):", "if colour != (GREY if channels == 1 else RGB):", "tests/images/test_codec.py -k 'shards_kind'"),
     Mutant("long sides for many pixels", "raysde.images.codec:check_pixels", "if width * height > MAX_PIXELS:", "if max(width, height) > MAX_PIXELS:", OPEN + " -k 'bombs'"),

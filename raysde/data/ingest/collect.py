@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
 from raysde.data.dataset.kept_columns import KeptColumns, KeptWriter
-from raysde.data.dataset.manifest import Manifest, list_columns, shard_schema, write_manifest
+from raysde.data.dataset.manifest import INGESTING, Manifest, list_columns, shard_schema, write_manifest
 from raysde.data.dataset.segments import write_index
 from raysde.data.dataset.shard_table import SPLITS, Shard, Shards
 from raysde.data.dataset.verify import record_etags
@@ -22,6 +22,7 @@ from raysde.data.ingest.append import extend_labels, join_lengths, join_manifest
 from raysde.data.ingest.convert import Converted, Rules
 from raysde.data.ingest.identities import forget_unfinished, read_identities
 from raysde.data.ingest.kept_values import join_types, read_part
+from raysde.data.ingest.left_out import read_decision
 from raysde.data.ingest.report import Report
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.statistics import Statistics
@@ -57,6 +58,7 @@ def collect_parts(
     statistics, remarks = Statistics(), Remarks()
     unread: Counter[str] = Counter()
     segments: dict[str, list[int]] = {}
+    left_out = 0
     version = 1 if base is None else base.version + 1
     converted: list[tuple[int, list[Shard], dict[str, str]]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,11 +67,17 @@ def collect_parts(
             report.add(part, identities)
             shards += part.shards
             bad += part.bad
+            left_out += part.left_out
             statistics.add(part.statistics)
             unread.update(part.unread)
             remarks.add(part.remarks)
             segments |= part.segments
             converted.append((part.number, part.shards, part.kept))
+        if not shards and left_out:
+            raise ValueError(
+                f"each of the {left_out} images of {source} nearly repeats one of the data set, so that nothing is "
+                f"left to add; remove {child_path(out, INGESTING)}, or leave out --drop-duplicates"
+            )
         if not shards:
             first = f"; the first: {bad[0].reason}" if bad else ""
             raise ValueError(f"no image in {source} can be read{first}")
@@ -93,7 +101,7 @@ def collect_parts(
         if base is not None:
             manifest = join_manifests(base, replace(manifest, labels=extend_labels(base.labels, manifest.labels)))
             segments = join_lengths(base, segments)
-        told = {**describe_samples(bad, unread, remarks), **report.repetitions()}
+        told = {**describe_samples(bad, unread, remarks), **report.repetitions(), **describe_left_out(rules, out)}
         write_json(child_path(out, versioned_name("report.json", version)), told)
     lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]
     if all(lengths):
@@ -146,6 +154,12 @@ def describe_samples(bad: list[Bad], unread: Mapping[str, int], remarks: Remarks
         "unread": dict(sorted(unread.items(), key=lambda kind: (-kind[1], kind[0]))),
         "remarks": remarks.to_json(),
     }
+
+
+def describe_left_out(rules: Rules, out: str) -> dict[str, Any]:
+    """Return the part of report.json about near duplicates; empty if they are kept."""
+    decision = read_decision(out) if rules.near is not None else None
+    return {} if decision is None else {"near_duplicates": {k: v for k, v in decision.items() if k != "parts"}}
 
 
 def _read_column(file: str, name: str) -> pa.ChunkedArray:

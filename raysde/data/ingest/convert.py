@@ -2,13 +2,16 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from raysde.data.dataset.duplicates import Criterion
+from raysde.data.dataset.hash_files import write_looks
 from raysde.data.dataset.manifest import shard_schema
 from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shard_table import Shard, Split
@@ -21,6 +24,7 @@ from raysde.images.choices import Encode, Fit
 from raysde.images.codec import JPEG, decode_image, encode_image
 from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, nearest_bucket, resize_box
 from raysde.images.open import is_plain, read_picture
+from raysde.images.perceptual import make_thumbnail
 from raysde.images.remarks import Remarks
 from raysde.images.sizes import Size, format_size, read_size
 from raysde.io.filesystems import child_path
@@ -45,6 +49,7 @@ class Rules:
         row_group, shard_rows: number of rows in a row group, and maximum number in a shard.
         attributes: names of the numeric attributes to store.
         keep: names of the columns to keep beside the shards, for filters.
+        near: criterion of near duplicates, which are left out; None keeps them.
 
     Raises:
         ValueError: if buckets are requested for a size that is not square.
@@ -62,6 +67,7 @@ class Rules:
     shard_rows: int = 8192
     attributes: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    near: Criterion | None = None
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -93,6 +99,7 @@ class Converted:
         number: number of the part in its source, which names the file of its rows' identities.
         segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
         kept: type of each kept column in this part, see :func:`raysde.data.ingest.kept_values.find_type`.
+        left_out: number of samples that were left out as near duplicates.
     """
 
     shards: list[Shard]
@@ -103,6 +110,7 @@ class Converted:
     number: int = 0
     segments: dict[str, list[int]] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -115,6 +123,7 @@ class Converted:
             "number": self.number,
             "segments": self.segments,
             "kept": self.kept,
+            "left_out": self.left_out,
         }
 
     @classmethod
@@ -128,24 +137,26 @@ class Converted:
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
         counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
         # an ingest that an earlier version began recorded no segments
-        return cls(
-            shards, bad, statistics, *counted, values["number"], values.get("segments", {}), values.get("kept", {})
-        )
+        later = values.get("segments", {}), values.get("kept", {}), values.get("left_out", 0)
+        return cls(shards, bad, statistics, *counted, values["number"], *later)
 
 
-def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version: int = 1) -> Converted:
+def convert_part(
+    part: SourcePart, number: int, rules: Rules, out: str, version: int = 1, left_out: Collection[int] = ()
+) -> Converted:
     """Write the shards of part ``number`` into the folder ``out``; the same part gives the same bytes.
 
-    The identities of its rows are written too, for the report, and the columns to keep. Each shard has rows of one
-    split and one shape.
+    The identities of its rows are written too, for the report, their perceptual hashes, and the columns to keep. Each
+    shard has rows of one split and one shape.
 
     Args:
         version: version of the data set that the rows belong to.
+        left_out: positions of samples in the part that are near duplicates and get no row.
 
     Raises:
         ValueError: if the part cannot be read at all.
     """
-    result = Converted([], [], Statistics(), number=number)
+    result = Converted([], [], Statistics(), number=number, left_out=len(left_out))
     identities: tuple[list[str], list[str]] = [], []
     kept: dict[str, list[Value]] = {name: [] for name in rules.keep}
     schema = shard_schema(rules.attributes)
@@ -163,11 +174,13 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version:
         file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind], version)
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
+        thumbnails = np.stack([row["thumbnail"] for row in rows])
+        write_looks(out, result.shards[-1], thumbnails, *([row[name] for row in rows] for name in ("pixels", "sample")))
         result.segments[file] = segment_lengths(child_path(out, file))
         sizes.pop(kind)
 
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
-    for kind, row in convert_rows(part, rules, result):
+    for kind, row in convert_rows(part, rules, result, left_out):
         waiting[kind].append(row)
         sizes[kind] += len(row["image"]["bytes"])
         if len(waiting[kind]) == rules.shard_rows or sizes[kind] >= SHARD_BYTES:
@@ -195,12 +208,18 @@ def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: 
 
 
 def convert_rows(
-    part: SourcePart, rules: Rules, result: Converted
+    part: SourcePart, rules: Rules, result: Converted, left_out: Collection[int] = ()
 ) -> Iterator[tuple[tuple[Split, tuple[int, int] | None], dict[str, Any]]]:
-    """Yield ((split, shape), row) of each usable sample; ``result`` collects unusable ones, statistics and remarks."""
-    for sample in part.read():
+    """Yield ((split, shape), row) of each usable sample; ``result`` collects unusable ones, statistics and remarks.
+
+    Args:
+        left_out: positions of samples to pass over.
+    """
+    for position, sample in enumerate(part.read()):
         if isinstance(sample, Bad):
             result.bad.append(sample)
+            continue
+        if position in left_out:
             continue
         try:
             read = read_picture(sample.data, rules.channels, background=rules.background)
@@ -216,6 +235,8 @@ def convert_rows(
         result.statistics.count(stored, picture.size, sample.captions, sample.label, attributes)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = make_row(sample, stored, data) | {"kept": keep_values(sample, picture, rules.keep)}
+        # the look of the stored image, which is the one that is trained on
+        row |= {"thumbnail": make_thumbnail(stored), "pixels": picture.width * picture.height, "sample": position}
         if attributes:
             row["attributes"] = attributes
         yield (choose_split(row["hash"], rules.validation), fixed), row

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from raysde.data.dataset.duplicates import Criterion
 from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
 from raysde.data.ingest.kept_values import SIZES, column_identifier
 from raysde.data.ingest.samples import Bad, Sample
@@ -64,6 +65,7 @@ def choose_rules(
     row_group: int | None = None,
     shard_rows: int = 8192,
     keep: tuple[str, ...] = (),
+    near: Criterion | None = None,
 ) -> Rules:
     """Return the rules for a source; arguments that are None are chosen from its first images.
 
@@ -71,7 +73,7 @@ def choose_rules(
         size: by default, see :func:`choose_size`.
         channels: by default 1 if all images that are checked have grey formats, else 3.
         row_group: by default the smallest power of two, up to 1024, that makes at least 1 MB.
-        fit, bucket_multiple, encode, quality, background, validation, shard_rows, keep: see
+        fit, bucket_multiple, encode, quality, background, validation, shard_rows, keep, near: see
             :class:`raysde.data.ingest.convert.Rules`.
 
     Raises:
@@ -92,6 +94,7 @@ def choose_rules(
         validation=validation,
         shard_rows=shard_rows,
         keep=keep,
+        near=near,
     )
     return replace(rules, row_group=row_group or choose_row_group(samples, rules))
 
