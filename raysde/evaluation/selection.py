@@ -10,9 +10,10 @@ from torch import Tensor
 
 from raysde.data.attributes import choose_attributes
 from raysde.data.classes import match_classes
+from raysde.data.condition_column import CONDITION
 from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Manifest, Split
-from raysde.data.dataset.reader import Columns, Reader
+from raysde.data.dataset.reader import Columns, Reader, open_dataset_reader
 from raysde.data.dataset.view import View
 
 CAPTIONED = 10_000
@@ -53,8 +54,38 @@ def to_image_tensor(columns: Columns) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SecondImages:
+    """The second images of some rows of a data set, which any process reads when it draws for them.
+
+    Attributes:
+        path, fingerprint: location and content hash of the data set.
+        rows: row numbers.
+        shape: (height, width) of the images to draw in pixels.
+    """
+
+    path: str
+    fingerprint: str
+    rows: tuple[int, ...]
+    shape: tuple[int, int]
+
+    def read(self, numbers: range) -> Tensor:
+        """Return the second images for drawn images, which take the rows in turn: uint8 [N, C, H, W].
+
+        Raises:
+            ValueError: if the data set was changed, or a shard is missing or damaged.
+        """
+        reader = open_dataset_reader(self.path, self.fingerprint, fields=frozenset({CONDITION}))
+        rows = np.array([self.rows[number % len(self.rows)] for number in numbers])
+        found = reader.read(rows, View(self.shape)).condition_images
+        assert found is not None
+        return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
 class ImageConditions:
     """Conditions of drawn images: labels in rotation, and the captions and attributes of each label in rotation.
+
+    With second images, each row of the data is a group of its own, so that all conditions of an image are of one row.
 
     Attributes:
         labels: class numbers of the data, empty without labels.
@@ -64,6 +95,7 @@ class ImageConditions:
         names: names of the numeric attributes that the model takes.
         values: attributes of rows of each label, a row's in the order of ``names`` and None for unknown; a single tuple
             without labels.
+        seconds: second images of the rows, one for each group; None for a model that takes none.
     """
 
     labels: tuple[int, ...] = ()
@@ -72,6 +104,7 @@ class ImageConditions:
     numbers: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
+    seconds: SecondImages | None = None
 
     def label(self, number: int) -> int | None:
         """Return the class that image ``number`` should show, or None if that is not known."""
@@ -95,11 +128,14 @@ class ImageConditions:
         labels = [self.label(number) for number in numbers] if self.told else None
         if labels is not None and self.numbers:
             labels = [None if label is None else self.numbers[label] for label in labels]
+        found: dict[str, Any] = {"prompts": prompts, "labels": labels}
+        if self.seconds is not None:
+            found["condition_images"] = self.seconds.read(numbers)
         if not self.names:
-            return {"prompts": prompts, "labels": labels}
+            return found
         columns = zip(*(self.attributes(number) for number in numbers), strict=True)
         given = {name: list(column) for name, column in zip(self.names, columns, strict=True)}
-        return {"prompts": prompts, "labels": labels, "attributes": given}
+        return {**found, "attributes": given}
 
 
 def draw_conditions(
@@ -156,6 +192,47 @@ def draw_words(reader: Reader, split: Split, *, classes: int, captions: bool, na
         return ImageConditions(captions=(tuple(sorted(set().union(*found.values()))),))
     asked = tuple(tuple(sorted(found[label])) for label in present)
     return ImageConditions(present, asked, told=classes > 0, numbers=numbers)
+
+
+def draw_row_conditions(
+    reader: Reader,
+    split: Split,
+    shape: tuple[int, int],
+    *,
+    classes: int,
+    captions: bool,
+    names: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+) -> ImageConditions:
+    """Return the conditions of a model that takes second images: those of held-out rows, or of a split without them.
+
+    Args:
+        shape: (height, width) of the images to draw in pixels.
+        classes, captions, names, attributes: see :func:`draw_conditions`.
+
+    Raises:
+        ValueError: as :func:`draw_conditions`.
+    """
+    manifest = reader.manifest
+    whole = draw_conditions(
+        reader, split, classes=classes, captions=captions, names=names, attributes=attributes
+    )  # fmt: skip
+    rows = select_rows(manifest, "validation" if manifest.rows_in("validation") else split, CAPTIONED)
+    columns = reader.read(rows, View(shape))
+    kept = columns.labels >= 0 if classes and (columns.labels >= 0).any() else np.full(len(rows), True)
+    labels = columns.labels[kept]
+    said = [caption for caption, here in zip(columns.captions, kept, strict=True) if here]
+    values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
+    if attributes and columns.attributes is not None:
+        places = [reader.attributes.index(name) for name in attributes]
+        values = tuple((known_numbers(row),) for row in columns.attributes[kept][:, places])
+    return replace(
+        whole,
+        labels=tuple(labels.tolist()) if (labels >= 0).all() else (),
+        captions=tuple((caption,) for caption in said) if captions else (),
+        values=values,
+        seconds=SecondImages(manifest.path, manifest.fingerprint, tuple(rows[kept].tolist()), shape),
+    )
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:

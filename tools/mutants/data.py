@@ -3,6 +3,8 @@
 from tools.mutants.mutant import Mutant
 
 ATTRIBUTES = "tests/data/ingest/test_attributes.py"
+COLUMN = "tests/conditioning/test_column.py"
+CONDITION = "tests/data/ingest/test_condition_images.py"
 CLASSES = "tests/data/test_classes.py"
 CONVERT = "tests/data/ingest/test_convert.py"
 JOBS = "tests/precompute/test_jobs.py"
@@ -32,6 +34,17 @@ APPEND = "tests/data/ingest/test_append.py"
 KEPT_ATTRIBUTES = "tests/data/ingest/test_kept_attributes.py"
 
 MUTANTS = [
+    Mutant("the second image cut from its middle", "raysde.data.dataset.reader:Reader.read", "self._show_second(group.conditions[inside], int(rows[place]), view, draw, view_draw, seconds[place])", "self._show_second(group.conditions[inside], int(rows[place]), view, STILL, view_draw, seconds[place])", CONDITION + " -k 'its_own'"),
+    Mutant("second images scaled smoothly", "raysde.data.dataset.reader:Reader._show", "nearest = condition is not None and condition.resample == \"nearest\"", "nearest = False", CONDITION + " -k 'nearest'"),
+    Mutant("second images of the first view of latents", "raysde.data.dataset.reader:Reader._show_second", "divmod(views.choose(chosen), 1 + views.flip)", "divmod(0, 1 + views.flip)", COLUMN + " -k 'views_of_latents'"),
+    Mutant("second images of any size", "raysde.data.ingest.convert:convert_condition", "if found.size != picture.size:", "if found.size[0] > 10 * picture.size[0]:", CONDITION + " -k 'bad_rows'"),
+    Mutant("second images as JPEG", "raysde.data.ingest.convert:convert_condition", "encode: Encode = \"png\" if nearest else \"auto\" if rules.encode == \"jpeg\" else rules.encode", "encode: Encode = rules.encode", CONDITION + " -k 'nearest'"),
+    Mutant("second images as images of their own", "raysde.data.ingest.sources.second_images:leave_seconds", "gone = (set(seconds.values()) | named) - book.said.keys()", "gone = named - book.said.keys()", CONDITION + " -k 'every_source'"),
+    Mutant("paths of second images from the root alone", "raysde.data.ingest.sources.book:Book.pick", "path if path in self.names and near not in self.names else near", "near.replace('more/', '')", CONDITION + " -k 'every_source'"),
+    Mutant("the first of two second images", "raysde.data.ingest.sources.second_images:pair_seconds", "if len(files) > 1:", "if len(files) > 2:", CONDITION + " -k 'cannot_be_paired'"),
+    Mutant("appended rows with another second image", "raysde.data.ingest.append:check_appendable", '("--condition-image", *second),', "", CONDITION + " -k 'appended'"),
+    Mutant("mixtures of different second images", "raysde.data.dataset.sources:merge_manifests", "if other.condition != first.condition:", "if False:", CONDITION + " -k 'mixed'"),
+    Mutant("blocks without second images", "raysde.data.batches.blocks:_list_numbers", '{} if reader.condition is None else {"condition_images": np.dtype(np.uint8)}', "{}", COLUMN + " -k 'blocks'"),
     Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("attributes in the order in which they are asked for", "raysde.data.attributes:choose_attributes", "return tuple(each for each in known if each.name in wanted)", "return tuple(each for name in wanted for each in known if each.name == name)", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("the first of two values of an attribute", "raysde.data.ingest.sources.attribute_values:merge_attributes", "if None not in (old, new) and old != new:", "if old is None and new is None and old != new:", ATTRIBUTES + " -k 'two_descriptions'"),

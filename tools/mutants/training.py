@@ -17,7 +17,9 @@ VALIDATION = "tests/training/test_validation.py"
 
 MUTANTS = [
     Mutant("attributes dropped by the stream of the noise", "raysde.training.objective:microbatch_loss", "chance = torch.rand(condition.attributes.shape, generator=own)", "chance = torch.rand(condition.attributes.shape, generator=rng)", ATTRIBUTES + " -k 'own_stream'"),
-    Mutant("planes by the stream of the noise", "raysde.training.objective:microbatch_loss", "draw_planes(objective.image_condition, x0, own)", "draw_planes(objective.image_condition, x0, rng)", "tests/conditioning/test_images.py -k 'own_stream'"),
+    Mutant("planes by the stream of the noise", "raysde.training.objective:microbatch_loss", "draw_planes(objective.image_condition, x0, own, second)", "draw_planes(objective.image_condition, x0, rng, second)", "tests/conditioning/test_images.py -k 'own_stream'"),
+    Mutant("second images that are not mirrored", "raysde.training.objective:microbatch_loss", "None if second is None else mirror(second, coin)", "second", "tests/conditioning/test_column.py -k 'flips'"),
+    Mutant("second images of other rows in validation", "raysde.training.validation:measure_bins", "list(second.split(1))", "list(second.flip(0).split(1))", "tests/conditioning/test_column.py -k 'validation'"),
     Mutant("a rate that is no number", "raysde.training.external:ExternalSchedule.build.factor", "if not math.isfinite(found):", "if False:", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("the half-life as a time constant", "raysde.training.ema:ema_decay", "0.5 ** (", "0.3678794411714423 ** (", AVERAGES),
     Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.decay_factor(", "weight = self.decay_factor(", AVERAGES),

@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
+from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.manifest import shard_schema
 from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shard_table import Shard, Split
@@ -21,7 +22,7 @@ from raysde.images.choices import Encode, Fit
 from raysde.images.codec import JPEG, decode_image, encode_image
 from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, nearest_bucket, resize_box
 from raysde.images.open import is_plain, read_picture
-from raysde.images.remarks import Remarks
+from raysde.images.remarks import Change, Remarks
 from raysde.images.sizes import Size, format_size, read_size
 from raysde.io.filesystems import child_path
 
@@ -45,6 +46,7 @@ class Rules:
         row_group, shard_rows: number of rows in a row group, and maximum number in a shard.
         attributes: names of the numeric attributes to store.
         keep: names of the columns to keep beside the shards, for filters.
+        condition: the second image of each row; None for none.
 
     Raises:
         ValueError: if buckets are requested for a size that is not square.
@@ -62,6 +64,7 @@ class Rules:
     shard_rows: int = 8192
     attributes: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    condition: ConditionColumn | None = None
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -93,6 +96,7 @@ class Converted:
         number: number of the part in its source, which names the file of its rows' identities.
         segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
         kept: type of each kept column in this part, see :func:`raysde.data.ingest.kept_values.find_type`.
+        condition_remarks: remarks on second images.
     """
 
     shards: list[Shard]
@@ -103,6 +107,7 @@ class Converted:
     number: int = 0
     segments: dict[str, list[int]] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    condition_remarks: Remarks = field(default_factory=Remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -115,6 +120,7 @@ class Converted:
             "number": self.number,
             "segments": self.segments,
             "kept": self.kept,
+            "condition_remarks": self.condition_remarks.to_json(),
         }
 
     @classmethod
@@ -128,9 +134,9 @@ class Converted:
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
         counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
         # an ingest that an earlier version began recorded no segments
-        return cls(
-            shards, bad, statistics, *counted, values["number"], values.get("segments", {}), values.get("kept", {})
-        )
+        later = values.get("segments", {}), values.get("kept", {})
+        second = Remarks.from_json(values.get("condition_remarks", {}))
+        return cls(shards, bad, statistics, *counted, values["number"], *later, second)
 
 
 def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version: int = 1) -> Converted:
@@ -148,7 +154,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version:
     result = Converted([], [], Statistics(), number=number)
     identities: tuple[list[str], list[str]] = [], []
     kept: dict[str, list[Value]] = {name: [] for name in rules.keep}
-    schema = shard_schema(rules.attributes)
+    schema = shard_schema(rules.attributes, condition=rules.condition is not None)
     waiting: dict[tuple[Split, tuple[int, int] | None], list[dict[str, Any]]] = defaultdict(list)
     sizes: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
 
@@ -169,7 +175,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str, version:
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
     for kind, row in convert_rows(part, rules, result):
         waiting[kind].append(row)
-        sizes[kind] += len(row["image"]["bytes"])
+        sizes[kind] += sum(len(row[name]["bytes"]) for name in ("image", CONDITION) if name in row)
         if len(waiting[kind]) == rules.shard_rows or sizes[kind] >= SHARD_BYTES:
             write(kind)
     for kind in sorted(waiting, key=str):
@@ -210,6 +216,11 @@ def convert_rows(
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
+        try:
+            second = None if rules.condition is None else convert_condition(sample, picture, rules.condition, rules)
+        except ValueError as error:
+            result.bad.append(Bad(sample.key, str(error)))
+            continue
         result.unread.update(sample.unread)
         result.remarks.count(sample.key, read.changes)
         attributes = dict(zip(rules.attributes, sample.attributes or [None] * len(rules.attributes), strict=True))
@@ -218,19 +229,52 @@ def convert_rows(
         row = make_row(sample, stored, data) | {"kept": keep_values(sample, picture, rules.keep)}
         if attributes:
             row["attributes"] = attributes
+        if second is not None:
+            row[CONDITION] = {"bytes": second[0], "path": None}
+            result.condition_remarks.count(sample.key, second[1])
         yield (choose_split(row["hash"], rules.validation), fixed), row
 
 
-def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
+def convert_condition(
+    sample: Sample, picture: Image.Image, condition: ConditionColumn, rules: Rules
+) -> tuple[bytes, frozenset[Change]]:
+    """Return the stored file of a sample's second image, cut and scaled as its image, and the changes to its pixels.
+
+    Args:
+        picture: the source picture of the sample's image.
+
+    Raises:
+        ValueError: naming the image, if there is no second one, it cannot be read, or it has another size.
+    """
+    what = f"condition image {condition.name!r} of {sample.key}"
+    if sample.condition is None:
+        raise ValueError(f"{what} is missing; add it")
+    try:
+        read = read_picture(sample.condition, condition.channels, background=rules.background)
+        found = read.picture
+        if found.size != picture.size:
+            one, other = (format_size((each.height, each.width)) for each in (found, picture))
+            raise ValueError(f"it is {one} and the image {other} (height x width); give both one size")
+        nearest = condition.resample == "nearest"
+        stored = resize_picture(found, rules, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
+        encode: Encode = "png" if nearest else "auto" if rules.encode == "jpeg" else rules.encode
+        return encode_stored(sample.condition, found, stored, replace(rules, encode=encode)), read.changes
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be used: {error}") from error
+
+
+def resize_picture(
+    picture: Image.Image, rules: Rules, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """Return a picture fitted to the stored size, or to the nearest bucket.
 
     Raises:
         ValueError: if the fitted picture would have too many pixels.
     """
     if not rules.bucket_multiple or rules.shape is None:
-        return fit_picture(picture, rules.fit, rules.shape, rules.background)
+        return fit_picture(picture, rules.fit, rules.shape, rules.background, resample)
     shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
-    return resize_box(picture, shape, centred_box(picture.size, shape))
+    return resize_box(picture, shape, centred_box(picture.size, shape), resample)
 
 
 def encode_stored(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
