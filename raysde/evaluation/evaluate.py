@@ -241,6 +241,7 @@ def evaluate(
     found |= measure_held_out(bench, question, measure, told)
     about = describe_question(data, reader.manifest.fingerprint, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
+    about["sampling"] |= {} if conditions.seconds is None else {"condition_images": len(conditions.seconds.rows)}
     about["overrides"] = describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
     about |= {"pretrained": networks.describe()} if networks.used else {}
     scores, few = found.get("clip_score"), question.allow_few

@@ -192,7 +192,7 @@ MUTANTS = [
     Mutant("classes one after the other", "raysde.data.ingest.sources.folder:open_folder", "hashlib.blake2b(item.name.encode(), digest_size=16).digest()", "item.name[:3].encode()", SOURCES + " -k 'random_order'"),
     Mutant("folders of splits taken for classes", "raysde.data.ingest.sources.folder:_folder_labels", "if all(SPLIT.fullmatch(name.lower()) for name in names):", "if False:", SOURCES + " -k 'lone_folder'"),
     Mutant("a part one row group too long", "raysde.data.ingest.sources.listing:group_by_size", "if held and held + size > least:", "if held > least:", SOURCES + " -k 'row_groups'"),
-    Mutant("names that end at their last dot", "raysde.data.ingest.sources.members:locate_member", "enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/data/ingest/test_sources_tar.py"),
+    Mutant("names that end at their last dot", "raysde.data.ingest.sources.members:locate_member", "enumerate(pieces[:-1], start=1) if not is_kind_word(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/data/ingest/test_sources_tar.py"),
     Mutant("an idx file's numbers the wrong way round", "raysde.data.ingest.sources.ndarray:IDX_TYPES", '0x0C: ">i4"', '0x0C: "<i4"', SOURCES + " -k 'same_images'"),
     Mutant("an array read from its header on", "raysde.data.ingest.sources.ndarray:Array.rows", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
     Mutant("rows numbered from each part's own first", "raysde.data.ingest.sources.parquet:open_parquet", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
@@ -243,6 +243,6 @@ MUTANTS = [
     Mutant("a selection found again by its place in the recipe", "raysde.runs.data_record:open_selection", 'stored["file"] == _name_of(place)', 'stored["file"] == place', MIXED_SELECTIONS + " -k 'stays_on'"),
     Mutant("kept weights in the shards", "raysde.data.dataset.weights:weigh_rows", 'name in _list_kept_numbers(manifest)', 'False', MIXED_SELECTIONS + " -k 'kept_column'"),
     Mutant("tasks without the selection", "raysde.runs.sources:_refer_to_selection", "if source.selection is None or text is None:", "if True:", MIXED_SELECTIONS + " -k 'same_rows'"),
-    Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "(draws * count).astype(np.int64)", "(0 * draws).astype(np.int64)", VIEWS + " -k 'equally_often'"),
+    Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "self.derived.views.choose(draw)", "self.derived.views.choose(0 * draw)", VIEWS + " -k 'equally_often'"),
     Mutant("views of validation drawn at random", "raysde.data.dataset.reader:Reader.read", "None if draws is None else draws[:, SCALE]", "np.full(len(rows), 0.75) if draws is None else draws[:, SCALE]", VIEWS + " -k 'equally_often'"),
 ]  # fmt: skip

@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant("noise without the microbatch", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.step, 0)", OBJECTIVE),
     Mutant("noise without the step", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.index,)", OBJECTIVE),
     Mutant("strata shifted by the microbatch", "raysde.training.objective:microbatch_loss", "randomness.TIMES, batch.step, device=device)", "randomness.TIMES, *place, device=device)", OBJECTIVE),
-    Mutant("pictures mirrored upside down", "raysde.training.objective:microbatch_loss", "x0.flip(-1)", "x0.flip(-2)", OBJECTIVE),
+    Mutant("pictures mirrored upside down", "raysde.training.objective:mirror", "images.flip(-1)", "images.flip(-2)", OBJECTIVE),
     Mutant("conditions dropped by the offset of the strata", "raysde.training.objective:microbatch_loss", "drop = torch.rand(count, generator=rng, device=device)", "drop = torch.rand(count, generator=shared, device=device)", OBJECTIVE),
     Mutant("gradients clipped before they are unscaled", "raysde.training.optimizers:update_parameters", '    scaler.unscale_(optimizer)\n    norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))', '    norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n    scaler.unscale_(optimizer)', "tests/training/test_optimizers.py"),
     Mutant("a step after which the scale grows taken for a skipped one", "raysde.training.optimizers:update_parameters", "scaler.get_scale() >= before", "scaler.get_scale() == before", "tests/training/test_optimizers.py"),

@@ -95,6 +95,15 @@ def test_the_same_source_without_the_name_is_read_as_before(kind, tmp_path):
     assert plain.identity != paired.identity
 
 
+def test_a_usual_name_of_images_may_name_the_second_one(tmp_path):
+    """A column img of second images beside file_name does not name the image."""
+    folder = tmp_path / "source"
+    write_images(folder)
+    write_beside(folder / "more")
+    write_lines(folder, [{"file_name": f"{name}.png", "img": f"more/{name}.png"} for name in NAMES])
+    assert [sample.condition for sample in read(folder, condition="img")] == SECONDS
+
+
 def test_images_without_a_second_one_are_bad_rows(tmp_path):
     """Rows and bad rows add up to the images; each bad row names its image."""
     folder = tmp_path / "source"
