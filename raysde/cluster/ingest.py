@@ -30,7 +30,7 @@ from raysde.io.filesystems import absolute_location, child_path, exists
 from raysde.io.journal import Journal, read_record
 from raysde.io.listing import list_files
 
-OPTIONAL = ("attributes", "keep", "near")
+OPTIONAL = ("attributes", "keep", "near", "condition")
 """Rules that are part of an ingest's identity if they are set; older versions of raysde know none of them."""
 
 

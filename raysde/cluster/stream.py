@@ -27,6 +27,7 @@ from ray.data._internal.execution.interfaces import RefBundle
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.resources import DataShare
+from raysde.conditioning.images import ColumnCondition
 from raysde.data.batches.arrow import from_table
 from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
 from raysde.data.batches.microbatch import Microbatch
@@ -45,13 +46,17 @@ def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes:
 
 
 def row_bytes(run: Run) -> int:
-    """Return the bytes of one row in a block: uint8 pixels or latents, and the embeddings of its caption."""
+    """Return the bytes of one row in a block: uint8 pixels or latents, the embeddings of its caption, and the pixels of
+    its second image."""
     image = math.prod(run.spec.image)
     if run.latents is not None:
         image *= 2 * NUMBERS[run.latents.dtype].itemsize
     texts = [source.text for source in run.sources.sources if source.text is not None]
     text = sum(file.bytes for each in texts for file in each.files) // max(1, run.manifest.captions)
-    return image + text
+    condition = run.spec.image_condition
+    height, width = (run.spec.image[1] * run.spec.fold, run.spec.image[2] * run.spec.fold)
+    second = (condition.channels or 0) * height * width if isinstance(condition, ColumnCondition) else 0
+    return image + text + second
 
 
 def stream_spec(run: Run, start: int, stop: int | None = None) -> StreamSpec:

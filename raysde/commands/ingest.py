@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raysde.commands import parse_size_option
 from raysde.commands.duplicates import add_criterion_options, describe_left_out, read_criterion
+from raysde.data.condition_column import RESAMPLES
 from raysde.images.choices import ENCODINGS, FITS
 from raysde.images.sizes import Size, format_size
 from raysde.io.amounts import amount
@@ -26,7 +27,8 @@ A source is the path or URI (s3://, gs://, hdfs://) of
   WebDataset tars         one tar, a folder of them, or a pattern such as 'data/train-*.tar'
   Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
   arrays                  .npy, .npz, or the idx files of MNIST and Fashion-MNIST
-  sklearn:digits          the digits data set of scikit-learn; its stroke thickness with --attributes thickness
+  sklearn:digits          the digits data set of scikit-learn; its stroke thickness with --attributes thickness, and
+                          its edges with --condition-image edges
   emoji:FONT              twelve emoji of a colour font such as NotoColorEmoji.ttf, 32 x 32 or of --size;
                           all-emoji:FONT for all of them, captioned by their Unicode names
 After an interruption, the same command resumes."""
@@ -46,6 +48,7 @@ After an interruption, the same command resumes."""
     said.add_argument("--attributes", metavar="NAME,...", type=split_names, default=(), help=numbers)
     keep = "columns or JSON keys to keep for data.filter, such as score,url; width and height are the source image's"
     said.add_argument("--keep-columns", metavar="NAMES", help=keep)
+    add_condition_options(command.add_argument_group("second images as conditions"))
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     add_shard_options(command.add_argument_group("shards"))
     near = command.add_argument_group("near duplicates")
@@ -53,6 +56,18 @@ After an interruption, the same command resumes."""
     near.add_argument("--drop-duplicates", action="store_true", help=drop)
     add_criterion_options(near)
     command.set_defaults(run=run_ingest)
+
+
+def add_condition_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options of second images, such as depth maps."""
+    name = (
+        "a second image of each row, such as depth, which models may take as a condition: a column of images or paths, "
+        "or files 0001.depth.png beside 0001.png"
+    )
+    group.add_argument("--condition-image", metavar="NAME", help=name)
+    colours = "1 grey, 3 colour; default: 1 if the first second images are grey"
+    group.add_argument("--condition-channels", type=int, choices=(1, 3), help=colours)
+    group.add_argument("--condition-resample", choices=RESAMPLES, help=list_choices(RESAMPLES) + " (default: smooth)")
 
 
 def add_image_options(group: argparse._ArgumentGroup) -> None:
@@ -114,12 +129,13 @@ def run_ingest(args: argparse.Namespace) -> None:
     check_apart(args.source, args.out)
     base = read_manifest(args.out, "--append: the folder") if args.append else None
     keep, attributes = parse_kept_names(args.keep_columns), attribute_names(args.attributes)
+    second = None if base is None else base.condition
     if base is not None:
         size = size or base.size
         keep = keep or (() if base.kept is None else tuple(base.kept.types))
         attributes = follow_order(attributes, [each.name for each in base.attributes])
     found = open_source(
-        prepare_source(args.source, Path(args.out).expanduser(), size, attributes),
+        prepare_source(args.source, Path(args.out).expanduser(), size, attributes, args.condition_image),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -129,6 +145,7 @@ def run_ingest(args: argparse.Namespace) -> None:
         label_column=args.label_column,
         attributes=attributes,
         keep=tuple(name for name in keep if name not in SIZES),
+        condition=args.condition_image or (None if second is None else second.name),
         missing="bad" if args.skip_bad else "refuse",
     )
     for note in found.notes:
@@ -147,6 +164,8 @@ def run_ingest(args: argparse.Namespace) -> None:
         shard_rows=args.shard_rows,
         keep=keep,
         near=near,
+        condition_channels=args.condition_channels or (None if second is None else second.channels),
+        condition_resample=args.condition_resample or ("smooth" if second is None else second.resample),
     )
     if base is not None:
         check_appendable(base, rules)
@@ -171,7 +190,9 @@ def check_apart(source: str, out: str) -> None:
         raise ValueError(f"{out} lies in the source {source}, which would mix shards with images: name another folder")
 
 
-def prepare_source(source: str, out: Path, size: Size | None, attributes: Sequence[str] = ()) -> str:
+def prepare_source(
+    source: str, out: Path, size: Size | None, attributes: Sequence[str] = (), condition: str | None = None
+) -> str:
     """Return the source; digits and emoji are first written as an image folder beside ``out``, whose path is returned.
 
     Raises:
@@ -184,7 +205,7 @@ def prepare_source(source: str, out: Path, size: Size | None, attributes: Sequen
     if source == DIGITS:
         from raysde.data.ingest.digits import write_digits
 
-        write_digits(folder, thickness="thickness" in attributes)
+        write_digits(folder, thickness="thickness" in attributes, edges=condition == "edges")
     else:
         from raysde.data.ingest.emoji import CHOSEN, write_emoji
 
@@ -201,6 +222,9 @@ def check_options(args: argparse.Namespace) -> Size | None:
     for name in ("shard_rows", "row_group"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    for name in ("channels", "resample"):
+        if getattr(args, f"condition_{name}") is not None and args.condition_image is None and not args.append:
+            raise ValueError(f"--condition-{name} has no effect without --condition-image; give both, or leave it out")
     if args.buckets and (args.fit != "crop" or args.buckets < 0):
         raise ValueError(f"--buckets {args.buckets} must be positive and goes with --fit crop alone, not {args.fit}")
     for name, low, high in (("validation", 0.0, 0.999), ("quality", 1, 100), ("background", 0, 255)):
@@ -239,6 +263,8 @@ def print_summary(manifest: "object", out: str) -> None:
         count = manifest.statistics["attributes"][each.name]["rows"]
         bare = f", {manifest.rows - count} images without a value" if count < manifest.rows else ""
         print(f"attribute {each.name}: {each.low:g} to {each.high:g}{bare}")
+    if manifest.condition is not None:
+        print(f"condition image {manifest.condition.describe()}, in every row")
     if held := manifest.rows_in("validation"):
         print(f"{held} of them are in the validation split")
     if manifest.version > 1:
@@ -257,6 +283,9 @@ def print_summary(manifest: "object", out: str) -> None:
         more = f" and {len(kinds) - 8} more, see report.json" if len(kinds) > 8 else ""
         print(f"beside the images, not read: {', '.join(kinds[:8])}{more}")
     for sentence in Remarks.from_json(report["remarks"]).sentences(manifest.rows):
+        print(sentence)
+    changed = Remarks.from_json(report.get("condition_remarks", {}))
+    for sentence in changed.sentences(manifest.rows, "condition image", "--condition-channels"):
         print(sentence)
     if manifest.path.startswith("s3://") and not manifest.etags_of:
         print(

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raysde.commands import parse_size_option
 from raysde.commands.model_options import (
@@ -21,6 +22,11 @@ from raysde.commands.outputs import check_out, name_pictures, say_older_pictures
 from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
 from raysde.io.progress import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raysde.models.spec import ModelSpec
 
 EXAMPLES = """examples:
   raysde sample models:/digits@champion --prompt "a handwritten seven" --prompt "the digit 3" -n 16 --guidance 2
@@ -43,6 +49,14 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     add_model_options(command)
     add_prompt_options(command)
+    command.add_argument(
+        "--condition-image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="image that the model is told beside the prompt, such as a depth map, for models that were trained with "
+        "image_condition.kind=column; if repeated, images take them in turn",
+    )
     command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
     command.add_argument(
         "--size",
@@ -90,7 +104,7 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
     names = [text.partition("=")[0] for text in args.attribute]
-    told = max(len(args.prompt), len(args.label), *map(names.count, names)) or 16
+    told = max(len(args.prompt), len(args.label), len(args.condition_image), *map(names.count, names)) or 16
     count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
     out = Path(args.out).expanduser()
     check_out(out, [*name_pictures(count), "grid.png", *(["path.png"] if args.path is not None else [])])
@@ -99,13 +113,34 @@ def run_sample(args: argparse.Namespace) -> None:
     if count > args.batch_size:
         say(f"sampling {count} images, {args.batch_size} at a time; with --prompts-file each finished part is kept")
     with drawing_arguments(args, model, count, load) as drawing:
-        asked = {"n": count, "size": size, **walk, **drawing}
+        asked = {"n": count, "size": size, **walk, **drawing, **condition_arguments(args, model.spec, count)}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
     say_older_pictures(out, count)
     with show_progress_bar("writing", "image") as progress:
         paths = drawn.save(out, progress)
     strip = "" if args.path is None else f", their paths in {out / 'path.png'}"
     print(f"{amount(len(paths) - 1, 'image')} and {paths[-1]} ({amount(drawn.nfe, 'network evaluation')} each){strip}")
+
+
+def condition_arguments(args: argparse.Namespace, spec: "ModelSpec", count: int) -> "dict[str, Tensor]":
+    """Return the condition images of ``count`` images as a keyword argument of sampling, [count, C, H, W], if given.
+
+    Raises:
+        ValueError: naming the file that is no image or does not fit the model, or if the model takes none.
+    """
+    from raysde.inference.second_images import read_seconds
+    from raysde.io.filesystems import read_bytes
+
+    files = []
+    for path in args.condition_image:
+        try:
+            files.append((path, bytes(read_bytes(path))))
+        except (FileNotFoundError, IsADirectoryError):
+            raise ValueError(f"there is no image {path}") from None
+    if not files:
+        return {}
+    images = read_seconds(spec, files)
+    return {"condition_images": images[[number % len(images) for number in range(count)]]}
 
 
 def run_bulk(args: argparse.Namespace) -> None:
@@ -124,6 +159,7 @@ def run_bulk(args: argparse.Namespace) -> None:
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     conditions = {"--prompt": args.prompt, "--label": args.label, "--attribute": args.attribute}
+    conditions["--condition-image"] = args.condition_image
     for option, given in {**conditions, "-n": args.n is not None, **alone}.items():
         if given:
             raise ValueError(

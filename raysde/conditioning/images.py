@@ -1,9 +1,11 @@
 """Images as conditions of the score network, as channels that are concatenated to its noisy input.
 
 The planes of a condition are channels in the data range, of the size of the images. In training they are made from the
-clean images, when a model is used from the images that are given. A dropped condition has planes of zeros.
+clean images or from a second image of each row, when a model is used from the images that are given. A dropped
+condition has planes of zeros.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +59,7 @@ class UpscaleCondition:
                 "both"
             )
 
-    def planes(self, channels: int) -> int:
+    def planes(self, channels: int, fold: int = 1) -> int:
         """Return the number of planes for images of ``channels``: the copy, its noise level, and a plane of ones."""
         return channels + 2
 
@@ -103,7 +105,7 @@ class InpaintCondition:
     def check_image(self, image: tuple[int, int, int]) -> None:
         """Accept images of any shape (channels, height, width)."""
 
-    def planes(self, channels: int) -> int:
+    def planes(self, channels: int, fold: int = 1) -> int:
         """Return the number of planes for images of ``channels``: the known pixels, and their mask."""
         return channels + 1
 
@@ -132,20 +134,76 @@ class InpaintCondition:
         return torch.cat([torch.where(known, images, 0.0), known.to(images.dtype)], dim=1)
 
 
-ImageCondition = UpscaleCondition | InpaintCondition
+@dataclass(frozen=True, kw_only=True)
+class ColumnCondition:
+    """The second image of each row of the data set, such as a depth map, an edge map or a segmentation map.
+
+    Its channels are concatenated to the network's input as they are, as in image-to-image diffusion (Saharia et al.
+    2021, arXiv 2111.05826). For a latent model, the pixels of each block that a latent stands for become channels
+    (``pixel_unshuffle``, Shi et al. 2016, arXiv 1609.05158), so that nothing of them is lost.
+
+    Raises:
+        ValueError: naming a setting that is out of range.
+    """
+
+    kind: Literal["column"] = "column"
+    name: str | None = setting(None, "name of the second image, such as depth; null for the data set's")
+    channels: int | None = setting(None, "1 (grey) or 3 (RGB) channels of the second image; null for the data set's")
+    dropout: float = setting(0.0, DROPPED)
+
+    def __post_init__(self) -> None:
+        _check_dropout(self.dropout)
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1, 3 or null, got {self.channels}")
+
+    def check_image(self, image: tuple[int, int, int]) -> None:
+        """Accept images of any shape (channels, height, width)."""
+
+    def planes(self, channels: int, fold: int = 1) -> int:
+        """Return the number of planes: the second image's channels, and a plane of ones.
+
+        Args:
+            channels: channels of the images, which do not matter.
+            fold: side of the block of pixels that a latent stands for; 1 for a model of pixels.
+        """
+        assert self.channels is not None, "a model's description has the number of channels"
+        return self.channels * fold**2 + 1
+
+    def given(self, images: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the planes [B, E, H, W] of second images [B, C, H * fold, W * fold] in the data range.
+
+        Args:
+            size: (H, W) of the model's data.
+        """
+        fold = images.shape[2] // size[0]
+        assert images.shape[2:] == (size[0] * fold, size[1] * fold)
+        planes = F.pixel_unshuffle(images, fold)
+        return torch.cat([planes, torch.ones_like(planes[:, :1])], dim=1)
 
 
-def draw_planes(condition: ImageCondition, x0: Tensor, rng: torch.Generator) -> Tensor:
+ImageCondition = UpscaleCondition | InpaintCondition | ColumnCondition
+
+
+def draw_planes(condition: ImageCondition, x0: Tensor, rng: torch.Generator, second: Tensor | None = None) -> Tensor:
     """Return the planes [B, E, H, W] of clean images x0 [B, C, H, W] in training; those of dropped rows are zeros.
 
     Args:
         rng: random stream of holes, noise and dropout.
+        second: second images in the data range, for a condition that takes them.
     """
     kept = torch.rand(len(x0), generator=rng, device=rng.device).to(x0.device) >= condition.dropout
-    planes = condition.draw(x0, rng)
+    if isinstance(condition, ColumnCondition):
+        assert second is not None, "a run with second images reads them"
+        planes = condition.given(second, x0.shape[2:])
+    else:
+        planes = condition.draw(x0, rng)
     return torch.where(kept[:, None, None, None], planes, 0.0)
 
 
-def planes_of(condition: ImageCondition | None, image: tuple[int, int, int]) -> int:
-    """Return the number of planes of a condition for images of shape (channels, height, width), 0 for None."""
-    return 0 if condition is None else condition.planes(image[0])
+def planes_of(condition: ImageCondition | None, image: tuple[int, int, int], fold: int = 1) -> int:
+    """Return the number of planes of a condition for images of shape (channels, height, width), 0 for None.
+
+    Args:
+        fold: side of the block of pixels that a latent stands for; 1 for a model of pixels.
+    """
+    return 0 if condition is None else condition.planes(image[0], fold)

@@ -65,7 +65,7 @@ class RunConfig(Node):
     image_condition: ImageConditionField | None = Field(
         None,
         description="task of which the network is told an image: upscale for super-resolution, inpaint for images with "
-        "a hole; null for none",
+        "a hole, column for the data set's second image, such as a depth map; null for none",
     )
     latent: Latent | None = Field(None, description="autoencoder whose latents are trained on; null for pixels")
     train: Train = Field(Train(), description="training loop")
@@ -183,8 +183,11 @@ class RunConfig(Node):
     def _check_latent(self) -> None:
         """Check that no key changes pixels, since latents are precomputed from whole images."""
         data = self.data
-        if self.image_condition is not None:
-            raise ValueError("image_condition works on pixels, which a recipe with latent.vae does not read; remove it")
+        if self.image_condition is not None and self.image_condition.kind != "column":
+            raise ValueError(
+                f"image_condition.kind={self.image_condition.kind} works on pixels, which a recipe with latent.vae "
+                "does not read; remove it"
+            )
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
             if given:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from raysde.conditioning.images import ColumnCondition
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.evaluation import compute, held_out, memorisation, pretrained
@@ -23,13 +25,14 @@ from raysde.evaluation.metrics.inception_score import SPLITS
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
 from raysde.evaluation.real import Real, Reference, merge_drawn, open_real, open_reference
 from raysde.evaluation.real_data import RealData, RealReader, choice_of
-from raysde.evaluation.selection import ImageConditions, draw_conditions, select_rows
+from raysde.evaluation.selection import ImageConditions, draw_conditions, draw_row_conditions, select_rows
 from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, measure_here
 from raysde.inference.model import Model
 from raysde.inference.ranges import split_range
 from raysde.io.near import did_you_mean
 from raysde.io.progress import StageProgress, name_stage
 from raysde.models.sampling_defaults import GUIDED, describe_overrides, resolve_settings
+from raysde.models.second_images import check_column
 from raysde.sampling.likelihood import TOLERANCE
 
 FEATURES = ("fid", *compute.FEATURE_METRICS)
@@ -240,6 +243,7 @@ def evaluate(
     found |= measure_held_out(bench, question, measure, told)
     about = describe_question(data if isinstance(data, str) else reader.manifest.path, reader, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
+    about["sampling"] |= {} if conditions.seconds is None else {"condition_images": len(conditions.seconds.rows)}
     about["overrides"] = describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
     about |= {"pretrained": networks.describe()} if networks.used else {}
     scores, few = found.get("clip_score"), question.allow_few
@@ -301,9 +305,11 @@ def choose_conditions(model: Model, reader: RealReader, question: Question) -> I
             "; use data with the model's channels"
         )
     held_out.check_told(model, question.metrics)
-    conditions = draw_conditions(
-        reader,
-        question.split,
+    draw = partial(draw_conditions, reader, question.split)
+    if isinstance(model.spec.image_condition, ColumnCondition):
+        check_column(model.spec.image_condition, manifest, "the model takes a condition image")
+        draw = partial(draw_row_conditions, reader, question.split, shape_of(model)[1:])
+    conditions = draw(
         classes=taken.classes,
         captions=taken.tokenizer is not None,
         names=model.spec.class_names,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from raysde.data.attributes import choose_attributes
 from raysde.data.classes import match_classes
+from raysde.data.condition_column import CONDITION
 from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Manifest, Split
-from raysde.data.dataset.reader import Columns, Reader
+from raysde.data.dataset.reader import Columns, Reader, open_dataset_reader
 from raysde.data.dataset.view import View
 from raysde.evaluation.real_data import RealData, RealReader, conditions_of
 
@@ -67,8 +68,54 @@ def to_image_tensor(columns: Columns) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SecondImages:
+    """The second images of some rows, which any process reads when it draws for them.
+
+    Attributes:
+        places: location and content hash of each data set.
+        starts: number of the first row of each data set.
+        rows: row numbers.
+        shape: (height, width) of the images to draw in pixels.
+    """
+
+    places: tuple[tuple[str, str], ...]
+    starts: tuple[int, ...]
+    rows: tuple[int, ...]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, reader: RealReader, rows: np.ndarray, shape: tuple[int, int]) -> Self:
+        """Return the second images of rows [N] of a reader."""
+        sources = [source.manifest for source in reader.sources] if isinstance(reader, RealData) else [reader.manifest]
+        starts = np.cumsum([0, *(manifest.rows for manifest in sources[:-1])])
+        places = tuple((manifest.path, manifest.fingerprint) for manifest in sources)
+        return cls(places, tuple(starts.tolist()), tuple(rows.tolist()), shape)
+
+    def read(self, numbers: range) -> Tensor:
+        """Return the second images for drawn images, which take the rows in turn: uint8 [N, C, H, W].
+
+        Raises:
+            ValueError: if a data set was changed, or a shard is missing or damaged.
+        """
+        rows = np.array([self.rows[number % len(self.rows)] for number in numbers])
+        sources = np.searchsorted(self.starts, rows, side="right") - 1
+        parts: dict[int, np.ndarray] = {}
+        for number in np.unique(sources).tolist():
+            reader = open_dataset_reader(*self.places[number], fields=frozenset({CONDITION}))
+            found = reader.read(rows[sources == number] - self.starts[number], View(self.shape)).condition_images
+            assert found is not None
+            parts[number] = found
+        images = np.empty((len(rows), *next(iter(parts.values())).shape[1:]), dtype=np.uint8)
+        for number, found in parts.items():
+            images[sources == number] = found
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
 class ImageConditions:
     """Conditions of drawn images: labels in rotation, and the captions and attributes of each label in rotation.
+
+    With second images, each row of the data is a group of its own, so that all conditions of an image are of one row.
 
     Attributes:
         labels: class numbers of the data, empty without labels.
@@ -78,6 +125,7 @@ class ImageConditions:
         names: names of the numeric attributes that the model takes.
         values: attributes of rows of each label, a row's in the order of ``names`` and None for unknown; a single tuple
             without labels.
+        seconds: second images of the rows, one for each group; None for a model that takes none.
     """
 
     labels: tuple[int, ...] = ()
@@ -86,6 +134,7 @@ class ImageConditions:
     numbers: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
+    seconds: SecondImages | None = None
 
     def label(self, number: int) -> int | None:
         """Return the class that image ``number`` should show, or None if that is not known."""
@@ -109,11 +158,14 @@ class ImageConditions:
         labels = [self.label(number) for number in numbers] if self.told else None
         if labels is not None and self.numbers:
             labels = [None if label is None else self.numbers[label] for label in labels]
+        found: dict[str, Any] = {"prompts": prompts, "labels": labels}
+        if self.seconds is not None:
+            found["condition_images"] = self.seconds.read(numbers)
         if not self.names:
-            return {"prompts": prompts, "labels": labels}
+            return found
         columns = zip(*(self.attributes(number) for number in numbers), strict=True)
         given = {name: list(column) for name, column in zip(self.names, columns, strict=True)}
-        return {"prompts": prompts, "labels": labels, "attributes": given}
+        return {**found, "attributes": given}
 
 
 def draw_conditions(
@@ -163,7 +215,7 @@ def draw_words(
         raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
     if not captions:
         return ImageConditions(present, told=bool(classes), numbers=numbers)
-    found = captions_by_label(reader, select_rows(manifest, split, CAPTIONED))
+    found = captions_by_label(reader, select_rows(reader, split, CAPTIONED))
     if not any(found.values()):
         raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
     if set(found) != set(present) or not all(found.values()) or not present:
@@ -172,6 +224,51 @@ def draw_words(
         return ImageConditions(captions=(tuple(sorted(set().union(*found.values()))),))
     asked = tuple(tuple(sorted(found[label])) for label in present)
     return ImageConditions(present, asked, told=classes > 0, numbers=numbers)
+
+
+def draw_row_conditions(
+    reader: RealReader,
+    split: Split,
+    shape: tuple[int, int],
+    *,
+    classes: int,
+    captions: bool,
+    names: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+) -> ImageConditions:
+    """Return the conditions of a model that takes second images: those of held-out rows, or of a split without them.
+
+    Args:
+        shape: (height, width) of the images to draw in pixels.
+        classes, captions, names, attributes: see :func:`draw_conditions`.
+
+    Raises:
+        ValueError: as :func:`draw_conditions`.
+    """
+    whole = draw_conditions(reader, split, classes=classes, captions=captions, names=names, attributes=attributes)
+    rows = select_rows(reader, "validation" if has_rows(reader, "validation") else split, CAPTIONED)
+    found = list(conditions_of(reader, rows))
+    known = [number >= 0 for number, _, _ in found]
+    kept = np.array(known if classes and any(known) else [True] * len(found))
+    labels, said, numbers = zip(*(each for each, here in zip(found, kept, strict=True) if here), strict=True)
+    values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
+    if attributes:
+        places = [reader.attributes.index(name) for name in attributes]
+        values = tuple((known_numbers(row[places]),) for row in numbers)
+    return replace(
+        whole,
+        labels=tuple(labels) if min(labels) >= 0 else (),
+        captions=tuple(((*each, "")[0],) for each in said) if captions else (),
+        values=values,
+        seconds=SecondImages.of(reader, rows[kept], shape),
+    )
+
+
+def has_rows(reader: RealReader, split: Split) -> bool:
+    """Return True if each data set of a reader has rows of a split that its filter selects."""
+    if isinstance(reader, RealData):
+        return all(part.count for part in reader.rows_in(split))
+    return reader.manifest.rows_in(split) > 0
 
 
 def captions_by_label(reader: RealReader, rows: np.ndarray) -> dict[int, set[str]]:

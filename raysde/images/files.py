@@ -92,8 +92,13 @@ def check_mask(image: Tensor, changes: frozenset[Change], path: str, size: tuple
     return levels > 127.5
 
 
-def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
+def stack_images(
+    files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int], what: str = "this edit of the model"
+) -> Tensor:
     """Stack named images to uint8 [B, C, H, W], (H, W) = ``size``; grey ones are repeated to a model's three channels.
+
+    Args:
+        what: what takes the images, for messages.
 
     Raises:
         ValueError: naming the first image of another size or number of channels.
@@ -102,7 +107,7 @@ def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple
     for path, image in files:
         if image.shape != (channels, *size):
             raise ValueError(
-                f"{path} is {describe_shape(*image.shape)}, but this edit of the model takes images of "
+                f"{path} is {describe_shape(*image.shape)}, but {what} takes images of "
                 f"{describe_shape(channels, *size)}; resize or convert it"
             )
     return torch.stack([image for _, image in files])

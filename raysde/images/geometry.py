@@ -33,13 +33,20 @@ def placed_box(size: tuple[int, int], shape: tuple[int, int], scale: float, x: f
     return left, top, min(left + wide, width), min(top + high, height)
 
 
-def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: int) -> Image.Image:
+def fit_picture(
+    picture: Image.Image,
+    fit: Fit,
+    size: Size | None,
+    background: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """Scale a picture to ``size``, and crop or pad it as ``fit`` requires.
 
     Args:
         fit: one of :data:`raysde.images.choices.FITS`.
         size: (height, width); None leaves the picture as it is.
         background: grey level from 0 to 255 of the border that "pad" adds.
+        resample: resampling filter.
 
     Raises:
         ValueError: if the scaled picture would have more than ``MAX_PIXELS`` pixels.
@@ -47,16 +54,16 @@ def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: i
     if size is None or fit == "keep":
         return picture
     if fit == "crop":
-        return resize_box(picture, size, centred_box(picture.size, size))
+        return resize_box(picture, size, centred_box(picture.size, size), resample)
     if fit == "stretch":
-        return resize_box(picture, size)
+        return resize_box(picture, size, resample=resample)
     rows, cols = size
     sides = ((cols, picture.width), (rows, picture.height))
     tightest = max if fit == "short" else min
     wanted, side = tightest(sides, key=lambda each: each[0] / each[1])
     width, height = (max(1, round(length * wanted / side)) for length in picture.size)
     check_pixels(width, height)
-    scaled = resize_box(picture, (height, width))
+    scaled = resize_box(picture, (height, width), resample=resample)
     if fit == "short" or (height, width) == size:
         return scaled
     padded = Image.new(picture.mode, (cols, rows), background if picture.mode == "L" else (background,) * 3)
@@ -64,12 +71,18 @@ def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: i
     return padded
 
 
-def resize_box(picture: Image.Image, shape: tuple[int, int], box: Box | None = None) -> Image.Image:
-    """Scale a box of a picture, or the whole picture, to (height, width) ``shape`` by Lanczos resampling."""
+def resize_box(
+    picture: Image.Image,
+    shape: tuple[int, int],
+    box: Box | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """Scale a box of a picture, or the whole picture, to (height, width) ``shape``, by Lanczos resampling if no other
+    is asked for."""
     whole = (0.0, 0.0, *map(float, picture.size))
     if (shape[1], shape[0]) == picture.size and box in (None, whole):
         return picture
-    return picture.resize((shape[1], shape[0]), Image.Resampling.LANCZOS, box=box)
+    return picture.resize((shape[1], shape[0]), resample, box=box)
 
 
 def bucket_shapes(size: int, multiple: int) -> tuple[tuple[int, int], ...]:

@@ -57,11 +57,16 @@ class Remarks:
         counts = {change: values[change]["images"] for change in SENTENCES if change in values}
         return cls(counts, {change: list(values[change]["examples"]) for change in counts})
 
-    def sentences(self, rows: int) -> list[str]:
-        """Return a sentence for each change, with the number of its images out of ``rows``."""
+    def sentences(self, rows: int, what: str = "image", option: str = "--channels") -> list[str]:
+        """Return a sentence for each change, with the number of its images out of ``rows``.
+
+        Args:
+            what: name of such an image.
+            option: option of their colours.
+        """
         return [
-            f"{count} of {amount(rows, 'image')} {sentence}: {', '.join(self.examples[change])}"
-            + (" ..." if count > len(self.examples[change]) else "")
+            f"{count} of {amount(rows, what)} {sentence.replace('--channels', option)}: "
+            f"{', '.join(self.examples[change])}" + (" ..." if count > len(self.examples[change]) else "")
             for change, sentence in SENTENCES.items()
             if (count := self.counts.get(change, 0))
         ]

@@ -109,7 +109,7 @@ class Bulk:
             self.model.spec.shape_of(size)
         Method(**make_method(settings)).check(self.model.sde)
         if self.requests.told and settings.get("size") is not None:
-            raise ValueError("--size has no effect beside images that the model is told; leave it out")
+            raise ValueError("--size does not go with a file of images that the model is told; leave it out")
         for row in range(self.requests.count) if self.requests.told else ():
             self.told(range(row, row + 1))
 

@@ -1,6 +1,7 @@
 """Sample images from a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Unpack
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from raysde import rng
 from raysde.data.classes import Label, describe_difference
 from raysde.images.sizes import Size, read_size
+from raysde.images.tensors import to_uint8
 from raysde.inference.conditions import (
     Attributes,
     attribute_tensor,
@@ -21,6 +23,7 @@ from raysde.inference.conditions import (
 from raysde.inference.guidance import Guidance, Interval, Led
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels, weights_hash
 from raysde.inference.samples import Drawn, DrawnPath, make_samples
+from raysde.inference.second_images import second_planes
 from raysde.io.keywords import own_keywords
 from raysde.models.sampling_defaults import resolve_settings
 from raysde.models.spec import ModelSpec
@@ -83,6 +86,7 @@ def sample(
     start: Tensor | None = None,
     times: Tensor | None = None,
     dtype: torch.dtype = torch.uint8,
+    condition_images: Tensor | None = None,
     **settings: Unpack[Settings],
 ) -> Drawn:
     """Sample images [N, C, H, W].
@@ -107,6 +111,8 @@ def sample(
         start: x_t at the first time, float [N, C, H, W] in pixels or latents, instead of a sample of the prior.
         times: decreasing times in [0, 1], 1-D, that replace the grid by ``steps``, ``grid`` and ``rho``.
         dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
+        condition_images: second image of each image, such as a depth map, [N, C', H, W] in pixels, uint8 or float in
+            the data range; a model that takes them draws without them as if they had been dropped.
         settings: fields of :class:`raysde.sampling.method.Method`, which default to the model's own settings.
 
     Raises:
@@ -118,13 +124,18 @@ def sample(
         "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
         "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
     }  # fmt: skip
-    shape = requested_shape(model.spec, drawing, n, size, start)
+    asked = n if n is not None or condition_images is None else len(condition_images)
+    shape = requested_shape(model.spec, drawing, asked, size, start)
+    planes = second_planes(model, condition_images, shape)
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
         whole, own = prepare_start(model, shape, start, rows)
         return sampler.sample(score, model.score_model.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
-    return draw_batches(model, run, shape[0], times=times, **resolve_drawing(model.spec, drawing, times))
+    drawn = draw_batches(
+        model, run, shape[0], times=times, planes=planes, **resolve_drawing(model.spec, drawing, times)
+    )
+    return show_seconds(model.spec, drawn, condition_images)
 
 
 @own_keywords
@@ -136,25 +147,32 @@ def sample_path(
     size: Size | int | str | None = None,
     start: Tensor | None = None,
     times: Tensor | None = None,
+    condition_images: Tensor | None = None,
     **drawing: Unpack[Drawing],
 ) -> DrawnPath:
     """Sample the same images as :func:`sample`, and keep ``points`` states of each path, evenly spaced in log-SNR.
 
     Args:
         points: number of states; the first is at the first time, the last at the last.
-        n, size, start, times, drawing: arguments of :func:`sample`, such as start [N, C, H, W] and times, 1-D.
+        n, size, start, times, condition_images, drawing: arguments of :func:`sample`, such as start [N, C, H, W] and
+            times, 1-D.
 
     Raises:
         ValueError: if there are fewer than two points, or as :func:`sample`.
     """
-    sde, shape, paths = model.score_model.sde, requested_shape(model.spec, drawing, n, size, start), []
+    asked = n if n is not None or condition_images is None else len(condition_images)
+    sde, shape, paths = model.score_model.sde, requested_shape(model.spec, drawing, asked, size, start), []
+    planes = second_planes(model, condition_images, shape)
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
         whole, own = prepare_start(model, shape, start, rows)
         paths.append(path.sample_path(score, sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
         return paths[-1].end
 
-    found = draw_batches(model, run, shape[0], times=times, **resolve_drawing(model.spec, drawing, times))
+    found = draw_batches(
+        model, run, shape[0], times=times, planes=planes, **resolve_drawing(model.spec, drawing, times)
+    )
+    found = show_seconds(model.spec, found, condition_images)
     x, x0_hat = (torch.cat([getattr(each, name) for each in paths], dim=1).cpu() for name in ("x", "x0_hat"))
     return DrawnPath(
         **vars(found),
@@ -164,6 +182,14 @@ def sample_path(
         x0_hat=x0_hat.transpose(0, 1),
         frames=torch.stack([to_frames(model, x, paths[0].times), to_frames(model, x0_hat, None)], dim=1),
     )
+
+
+def show_seconds(spec: ModelSpec, drawn: Drawn, images: Tensor | None) -> Drawn:
+    """Return drawn images with the second images that they were drawn for, [N, C, H, W]; unchanged without them."""
+    if images is None:
+        return drawn
+    shown = images if images.dtype == torch.uint8 else to_uint8(images, *spec.data_range)
+    return replace(drawn, condition_images=shown.cpu())
 
 
 def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Results of sampling: images and their paths as tensors, PNG files and grids."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from raysde.data.classes import Label
-from raysde.images.tensors import make_grid, save_picture, save_png, to_uint8
+from raysde.images.tensors import CAPTIONED, CELL, make_grid, save_picture, save_png, to_uint8
 from raysde.inference.pixels import ModelLike, pixel_range, weights_hash
 from raysde.sampling.method import Method, drop_grid_settings, make_method, select_readable
 
@@ -35,6 +36,8 @@ class Drawn:
         first: number of the first image, None if images have no numbers.
         settings: all other settings that the images depend on, by keyword: solver, steps, guidance, the weights'
             sha256, ...
+        condition_images: second image that each image was drawn for, such as a depth map, uint8 [N, C', H, W]; None
+            without them.
     """
 
     images: Tensor
@@ -46,6 +49,7 @@ class Drawn:
     first: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Sequence[float | None]] | None = None
+    condition_images: Tensor | None = None
 
     @property
     def captions(self) -> list[str] | None:
@@ -78,6 +82,8 @@ class Drawn:
         if self.attributes is not None:
             each = {name: values if index is None else values[index] for name, values in self.attributes.items()}
             told["attributes"] = {name: value for name, value in each.items() if value is not None}
+        if self.condition_images is not None and index is not None:
+            told["condition_image"] = hash_pixels(self.condition_images[index])
         for name, value in {"prompt": self.prompts, "label": self.labels, "seed": self.seed, **self.settings}.items():
             if name in EACH and isinstance(value, list | tuple):
                 one = value[index or 0]
@@ -88,7 +94,7 @@ class Drawn:
         return told
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """Return the images side by side under their prompts or labels.
+        """Return the images side by side under their prompts or labels, each with its condition image on its right.
 
         Args:
             columns: number of images in a row; by default the number of different prompts or labels, if it is from 2
@@ -99,7 +105,11 @@ class Drawn:
         """
         kinds = len(set(self.captions or ()))
         usual = kinds if 1 < kinds <= WIDEST else None
-        return make_grid(self.pictures, columns or usual, captions=self.captions, metadata=self.metadata())
+        shown, cell = self.pictures, None
+        if self.condition_images is not None:
+            shown = place_beside(shown, self.condition_images)
+            cell = 2 * (CELL if self.captions is None else CAPTIONED)
+        return make_grid(shown, columns or usual, cell=cell, captions=self.captions, metadata=self.metadata())
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Write ``image-000.png`` and so on, and ``grid.png`` with a column for each prompt; return paths, grid last.
@@ -158,6 +168,22 @@ class DrawnPath(Drawn):
         paths = super().save(folder, progress)
         save_picture(self.strip(), Path(folder) / "path.png")
         return paths
+
+
+def place_beside(images: Tensor, others: Tensor) -> Tensor:
+    """Return images with others on their right, both uint8 [N, C, H, W] of one size: [N, C, H, 2 W + 1].
+
+    A white line is between them. Grey ones become colour ones beside colour ones.
+    """
+    channels = max(images.shape[1], others.shape[1])
+    left, right = (each.cpu().expand(-1, channels, -1, -1) for each in (images, others))
+    line = torch.full((*left.shape[:3], 1), 255, dtype=torch.uint8)
+    return torch.cat([left, line, right], dim=3)
+
+
+def hash_pixels(image: Tensor) -> str:
+    """Return a hash of the pixels of an image, uint8 [C, H, W], 16 hexadecimal digits."""
+    return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def make_samples(

@@ -1,4 +1,4 @@
-"""Super-resolution and inpainting by models that were trained for the task, which take the images as conditions."""
+"""Sampling by models that take images as conditions: super-resolution, inpainting and second images of the data set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.conditioning.images import InpaintCondition, UpscaleCondition
+from raysde.conditioning.images import ColumnCondition, InpaintCondition, UpscaleCondition
 from raysde.images.files import check_mask, decode_file, stack_images
 from raysde.inference.pixels import ModelLike, device_of, to_floats, to_pixels
-from raysde.inference.sample import draw_batches, prepare_start, resolve_drawing
+from raysde.inference.sample import draw_batches, prepare_start, resolve_drawing, sample
 from raysde.inference.samples import Drawn
+from raysde.inference.second_images import read_seconds
 from raysde.models.spec import ModelSpec
 from raysde.sampling import sampler
 from raysde.sampling.sampler import Samples
@@ -43,6 +44,8 @@ def read_told(spec: ModelSpec, files: Mapping[str, Sequence[tuple[str, bytes]]])
     for column in told_columns(spec):
         if column not in files:
             raise ValueError(f"a column {column} is missing beside {', '.join(files)}; add it")
+    if isinstance(condition, ColumnCondition):
+        return read_seconds(spec, files["image"]), None
     factor = condition.factor if isinstance(condition, UpscaleCondition) else 1
     size = (height // factor, width // factor)
     images = stack_images([(name, decode_file(data, name)[0]) for name, data in files["image"]], channels, size)
@@ -56,13 +59,15 @@ def sample_told(model: ModelLike, images: Tensor, masks: Tensor | None, **drawin
     """Sample images [B, C, H, W] by the task that the model was trained for.
 
     Args:
-        images, masks: result of :func:`read_told`.
+        images, masks: result of :func:`read_told`; for a model of second images [B, C', H, W] those.
         drawing: arguments of :func:`raysde.inference.sample.sample`.
 
     Raises:
         ValueError: as :func:`upscale_told` and :func:`inpaint_told`.
     """
     condition = model.spec.image_condition
+    if isinstance(condition, ColumnCondition):
+        return sample(model, condition_images=images, **drawing)
     if isinstance(condition, UpscaleCondition):
         return upscale_told(model, condition, images, **drawing)
     assert isinstance(condition, InpaintCondition)

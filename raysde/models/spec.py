@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from raysde.conditioning.conditioner import Conditioner
 from raysde.conditioning.external import ExternalText, OwnEncoder
-from raysde.conditioning.images import InpaintCondition, UpscaleCondition, planes_of
+from raysde.conditioning.images import ColumnCondition, InpaintCondition, UpscaleCondition, planes_of
 from raysde.conditioning.text import (
     PretrainedText,
     ScratchText,
@@ -44,7 +44,7 @@ NetworkField = Annotated[
     BeforeValidator(lambda node: fill_in_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(check_settings)]
-ImageConditionField = Annotated[UpscaleCondition | InpaintCondition, Field(discriminator="kind")]
+ImageConditionField = Annotated[UpscaleCondition | InpaintCondition | ColumnCondition, Field(discriminator="kind")]
 ModelText = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
 
 
@@ -108,7 +108,7 @@ class ModelSpec:
             return self.image
         height, width = size
         if self.latent is not None:
-            factor = self.latent.pixels[1] // self.latent.shape[1]
+            factor = self.fold
             if height % factor or width % factor:
                 raise ValueError(f"size {height}x{width}: the autoencoder takes sides that are multiples of {factor}")
             height, width = height // factor, width // factor
@@ -133,7 +133,12 @@ class ModelSpec:
     @property
     def planes(self) -> int:
         """Number of planes of the image condition, 0 without one."""
-        return planes_of(self.image_condition, self.image)
+        return planes_of(self.image_condition, self.image, self.fold)
+
+    @property
+    def fold(self) -> int:
+        """Side in pixels of the block that a latent stands for; 1 for a model of pixels."""
+        return 1 if self.latent is None else self.latent.pixels[1] // self.latent.shape[1]
 
     @property
     def network_image(self) -> tuple[int, int, int]:

@@ -31,7 +31,6 @@ from raysde.data.dataset.precomputed import (
     write_empty,
 )
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.view import View, draw_uniforms
 from raysde.io.filesystems import open_filesystem, resolve_folder_or_name
 from raysde.models.autoencoder import LatentSpec, encode_moments, latent_spec, load_vae, vae_hash
 
@@ -277,10 +276,8 @@ def _own_name(fingerprint: str, version: int) -> tuple[str, ...]:
 def show_views(reader: Reader, rows: range, views: LatentViews) -> Iterator[torch.Tensor]:
     """Yield each view of some rows' images, uint8 [B, C, H, W]; the crops of a row depend on its number alone."""
     for crop in range(1 + views.crops):
-        view, draws = View(), None
-        if crop:
-            view = View(crop="random", scale=views.scale)
-            draws = np.concatenate([draw_uniforms(0, row, crop, 1) for row in rows])
+        view = views.cut(0, crop)[0]
+        draws = np.stack([views.cut(row, crop)[1] for row in rows])
         images = torch.from_numpy(reader.read(np.array(rows), view, draws).images).permute(0, 3, 1, 2).contiguous()
         yield images
         if views.flip:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from raysde import rng
 from raysde.checkpoints import checkpoint, ema_snapshots
-from raysde.conditioning.images import ImageCondition, draw_planes
+from raysde.conditioning.images import ColumnCondition, ImageCondition, draw_planes
+from raysde.data.batches.microbatch import Microbatch, make_microbatch
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.images.tensors import to_float
@@ -102,10 +102,13 @@ class RunHooks:
 
 
 def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
-    """Draw the recipe's sample grid; a model that is told images is told those of some rows."""
+    """Draw the recipe's sample grid; a model that is told images is told those of some rows, which are shown if they
+    are second images."""
     sampling, whole = run.config.sampling, Model(model, run.spec)
     draw: Callable[..., Drawn] = partial(whole.sample, n=sampling.count)
-    if run.spec.image_condition is not None:
+    if isinstance(run.spec.image_condition, ColumnCondition):
+        draw = partial(whole.sample, n=sampling.count, condition_images=grid_rows(run).condition_images)
+    elif run.spec.image_condition is not None:
         planes = grid_planes(run, run.spec.image_condition).to(whole.device)
         draw = partial(draw_planes_told, whole, planes)
     drawn = draw(
@@ -126,15 +129,19 @@ def draw_planes_told(model: Model, planes: Tensor, **drawing: Any) -> Drawn:
 
 
 def grid_planes(run: Run, condition: ImageCondition) -> Tensor:
-    """Return the planes [count, E, H, W] that the sample grid is told: those of the first held-out rows, or of training
-    rows without enough of them."""
+    """Return the planes [count, E, H, W] that the sample grid is told."""
+    x0 = to_float(grid_rows(run).images, *run.config.data.range)
+    return draw_planes(replace(condition, dropout=0.0), x0, rng.generator(run.config.sampling.seed, rng.GIVEN))
+
+
+def grid_rows(run: Run) -> Microbatch:
+    """Return the rows whose images the sample grid is told: the first held-out rows, or training rows without enough
+    of them."""
     sampling, rows = run.config.sampling, run.held_out
     if len(rows) < sampling.count:
         rows = run.feed.rows[np.arange(sampling.count) % run.feed.rows.count]
-    reader = run.sources.share_reader(run.feed.fields)
-    images = reader.read(np.sort(rows[: sampling.count]), run.feed.view).images
-    x0 = to_float(torch.from_numpy(images).permute(0, 3, 1, 2), *run.config.data.range)
-    return draw_planes(replace(condition, dropout=0.0), x0, rng.generator(sampling.seed, rng.GIVEN))
+    chosen = np.sort(rows[: sampling.count])
+    return make_microbatch(0, 0, chosen, run.sources.share_reader(run.feed.fields).read(chosen, run.feed.view))
 
 
 def save_checkpoint(

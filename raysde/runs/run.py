@@ -10,12 +10,14 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.conditioning.conditioner import CLASS_WIDTH
 from raysde.conditioning.external import ExternalText
+from raysde.conditioning.images import ColumnCondition
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
 from raysde.config.places import drop_data_places, resolve_place
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import BatchPlan
 from raysde.data.classes import describe_difference, describe_unknown
+from raysde.data.condition_column import CONDITION
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
@@ -28,6 +30,7 @@ from raysde.images import tensors
 from raysde.images.sizes import format_size, read_size
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.sampling_defaults import add_default_solver
+from raysde.models.second_images import find_condition
 from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import describe_unused, latent_spec_of
@@ -173,13 +176,14 @@ def open_run(config: RunConfig) -> Run:
         latent=None if latents is None or config.latent is None else latent_spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
         attributes=find_attributes(config.attributes.names, manifest),
-        image_condition=config.image_condition,
+        image_condition=find_condition(config.image_condition, manifest),
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     conditions = {"captions": text is not None, "labels": config.class_conditional}
     fields = frozenset(name for name, wanted in conditions.items() if wanted)
     fields |= {f"attributes.{each.name}" for each in spec.attributes}
+    fields |= {CONDITION} if isinstance(spec.image_condition, ColumnCondition) else set()
     feed = replace(sources.feed(config, rows, view), fields=fields)
     return Run(config, manifest, spec, feed, held_out, steps, sources)
 

@@ -127,9 +127,10 @@ def microbatch_loss(
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
     count = len(batch.rows)
     x0 = draw_clean(batch, objective.data_range, objective.latent, rng, device)
+    second = second_images(batch, objective.data_range, device)
     if objective.flip:
         coin = torch.rand(count, generator=rng, device=device) < 0.5
-        x0 = torch.where(expand(coin, x0), x0.flip(-1), x0)
+        x0, second = mirror(x0, coin), None if second is None else mirror(second, coin)
     shared = randomness.generator(objective.seed, randomness.TIMES, batch.step, device=device)
     offset = torch.rand((), generator=shared, device=device)
     u = draw_stratified(offset, batch.index * objective.microbatch, count, objective.batch)
@@ -150,7 +151,7 @@ def microbatch_loss(
         condition = condition.drop_attributes((chance < objective.attribute_dropout).to(device))
     if objective.image_condition is not None:
         own = randomness.generator(objective.seed, randomness.PLANES, *place, device=device)
-        condition = replace(condition, image=draw_planes(objective.image_condition, x0, own))
+        condition = replace(condition, image=draw_planes(objective.image_condition, x0, own, second))
     if not condition.is_empty:
         drop = torch.rand(count, generator=rng, device=device) < objective.dropout_of(batch.rows, device)
         condition = condition.drop_rows(drop, null_condition(model, objective).to(device))
@@ -159,6 +160,18 @@ def microbatch_loss(
         output, log_variance = forward(alpha * x0 + sigma * eps, t, condition)
     loss = objective.loss(model, output, x0, eps, t)
     return weigh_by_uncertainty(loss, log_variance).mean()
+
+
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return images [B, C, H, W] with those mirrored for which ``chosen``, bool [B], is True."""
+    return torch.where(expand(chosen, images), images.flip(-1), images)
+
+
+def second_images(batch: Microbatch, data_range: tuple[float, float], device: torch.device) -> Tensor | None:
+    """Return the second images of a microbatch in the data range, [B, C, H, W]; None if it has none."""
+    if batch.condition_images is None:
+        return None
+    return to_float(batch.condition_images.to(device, non_blocking=True), *data_range)
 
 
 def draw_clean(

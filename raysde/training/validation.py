@@ -30,7 +30,7 @@ from raysde.distributed.world import World
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.score import ScoreModel
 from raysde.sde import SDE, expand
-from raysde.training.objective import draw_clean
+from raysde.training.objective import draw_clean, second_images
 
 EDGES = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)
 """Edges of the log-SNR bins, for pixels in [-1, 1]."""
@@ -128,7 +128,11 @@ def measure_bins(
     if image_condition is not None:
         own = [rng.generator(seed, rng.VALIDATION, int(row), 1) for row in batch.rows]
         told = replace(image_condition, dropout=0.0)
-        planes = [draw_planes(told, each[None], stream) for each, stream in zip(x0, own, strict=True)]
+        second = second_images(batch, data_range, device)
+        parts = [None] * len(x0) if second is None else list(second.split(1))
+        planes = [
+            draw_planes(told, each[None], stream, part) for each, stream, part in zip(x0, own, parts, strict=True)
+        ]
         condition = replace(condition, image=torch.cat(planes))
     encoded = conditioner(condition.to(device))
     places, noise = common_noise(streams, x0.shape[1:])

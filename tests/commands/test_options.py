@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 import raysde
 from raysde.cli import FORMER, build_parser, main
+from raysde.conditioning.images import ColumnCondition
 from raysde.config import loading
 from raysde.data.attributes import Attribute
 from tests.support.pictures import rng_image
@@ -98,7 +99,8 @@ def drawing(recorder: Recorder) -> Any:
 
     spec = SimpleNamespace(
         generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=(),
-        default_solver="heun", attributes=(Attribute("age", 0.0, 90.0),), image_condition=None,
+        default_solver="heun", attributes=(Attribute("age", 0.0, 90.0),), fold=1,
+        image_condition=ColumnCondition(name="edges", channels=1),
     )  # fmt: skip
     methods = {
         "sample": (lambda **settings: None, lambda **settings: drawn(settings["n"])),
@@ -214,7 +216,7 @@ def for_ingest(recorder: Recorder) -> None:
     recorder.replace(
         "raysde.data.ingest.probe.choose_rules", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop")
     )
-    base = SimpleNamespace(attributes=(), kept=None, size=(3, 5), channels=3, row_group=None)
+    base = SimpleNamespace(attributes=(), kept=None, size=(3, 5), channels=3, row_group=None, condition=None)
     recorder.replace("raysde.data.dataset.manifest.read_manifest", base)
     recorder.replace("raysde.data.ingest.append.check_appendable", None)
     recorder.replace("raysde.cluster.ingest.ingest", None)
@@ -347,6 +349,7 @@ OVER = ["--over", "train.lr=[1,2]"]
 MODES = {
     "sample": (for_sample, [], {
         **MODEL, **TOLD, **SOLVER,
+        "condition_image": (["--condition-image", "white.png"], ("condition_images", 255.0)),
         "n": (["-n", "3"], ("n", 3)),
         "size": (["--size", "6x10"], ("size", [6, 10])),
         "path": (["--path", "5"], ("points", 5)),
@@ -476,6 +479,15 @@ MODES = {
         "skip_bad": (["--skip-bad"], ("skip_bad", True)),
         "attributes": (["--attributes", "age,weight"], ("attributes", ["age", "weight"])),
         "keep_columns": (["--keep-columns", "score,url"], ("keep", ["score", "url"])),
+        "condition_image": (["--condition-image", "depth"], ("condition", "depth")),
+        "condition_channels": (
+            ["--condition-image", "depth", "--condition-channels", "3"],
+            ("condition_channels", 3),
+        ),
+        "condition_resample": (
+            ["--condition-image", "depth", "--condition-resample", "nearest"],
+            ("condition_resample", "nearest"),
+        ),
         "append": (["--append"], ("called", "check_appendable")),
         "drop_duplicates": (["--drop-duplicates"], ("threshold", 0.03)),
         "duplicate_distance": (["--drop-duplicates", "--duplicate-distance", "0.01"], ("threshold", 0.01)),

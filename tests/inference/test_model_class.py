@@ -29,7 +29,7 @@ def test_keyword_arguments_of_drawing_are_those_of_sample():
     """The typed keyword arguments are exactly the parameters of ``sample`` or of another method."""
     own = [name for name in get_type_hints(Drawing) if name not in SETTINGS]
     taken = [name for name in inspect.signature(Model.sample).parameters if name not in ("model", "settings")]
-    assert set(own) == set(taken) - {"n", "size", "start", "times"}
+    assert set(own) == set(taken) - {"n", "size", "start", "times", "condition_images"}
     assert set(get_type_hints(Settings)) == set(SETTINGS)
 
 

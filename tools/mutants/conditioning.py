@@ -4,6 +4,7 @@ from tools.mutants.mutant import Mutant
 
 ATTRIBUTES = "tests/conditioning/test_attributes.py"
 GUIDANCE = "tests/inference/test_guidance.py"
+COLUMN = "tests/conditioning/test_column.py"
 IMAGES = "tests/conditioning/test_images.py"
 JOBS = "tests/precompute/test_jobs.py"
 NETWORKS = "tests/networks/test_networks.py"
@@ -22,6 +23,8 @@ MUTANTS = [
     Mutant("holes that never touch the far border", "raysde.conditioning.images:InpaintCondition._in_hole", "side - length + 1", "side - length", IMAGES + " -k 'hole_is'"),
     Mutant("the hole shown and the rest hidden", "raysde.conditioning.images:InpaintCondition.given", "torch.where(known, images, 0.0)", "torch.where(known, 0.0, images)", IMAGES + " -k 'hole_is'"),
     Mutant("an image that is dropped where it should be kept", "raysde.conditioning.images:draw_planes", ">= condition.dropout", "< condition.dropout", IMAGES + " -k 'dropped_planes'"),
+    Mutant("second images cut into stripes for latents", "raysde.conditioning.images:ColumnCondition.given", "F.pixel_unshuffle(images, fold)", "F.interpolate(images, size=tuple(size)).repeat(1, fold**2, 1, 1)", COLUMN + " -k 'planes_are'"),
+    Mutant("second images that are never known to be there", "raysde.conditioning.images:ColumnCondition.given", "torch.ones_like(planes[:, :1])", "torch.zeros_like(planes[:, :1])", COLUMN + " -k 'planes_are'"),
     Mutant("the caption kept where it is dropped, dropped where kept", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None], _fit_width(null.ids, self.ids.shape[1]), self.ids)", "torch.where(drop[:, None], self.ids, _fit_width(null.ids, self.ids.shape[1]))", NETWORKS + " -k 'dropped'"),
     Mutant("a dropped caption's own mask", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop[:, None], mask, self.mask)", "self.mask", NETWORKS + " -k 'dropped'"),
     Mutant("a dropped image's own class", "raysde.conditioning.conditioner:Condition.drop_rows", "torch.where(drop, null.labels, self.labels)", "self.labels", NETWORKS + " -k 'dropped'"),

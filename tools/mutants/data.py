@@ -3,6 +3,8 @@
 from tools.mutants.mutant import Mutant
 
 ATTRIBUTES = "tests/data/ingest/test_attributes.py"
+COLUMN = "tests/conditioning/test_column.py"
+CONDITION = "tests/data/ingest/test_condition_images.py"
 CLASSES = "tests/data/test_classes.py"
 CONVERT = "tests/data/ingest/test_convert.py"
 JOBS = "tests/precompute/test_jobs.py"
@@ -48,6 +50,17 @@ MUTANTS = [
     Mutant("shards of the first pass that stay", "raysde.data.ingest.left_out:remove_stale", "for file in sorted(stale):", "for file in ():", LEFT_OUT + " -k 'deleted'"),
     Mutant("a decision that is not recorded", "raysde.data.ingest.left_out:decide", "write_json(child_path(out, INGESTING, DECIDED), decision)", "pass", LEFT_OUT + " -k 'interrupted'"),
     Mutant("rows in the order of the shards", "raysde.data.ingest.left_out:part_looks", "joined.take(np.argsort(joined.samples, kind=\"stable\"))", "joined", LEFT_OUT + " -k 'source_without'"),
+    Mutant("the second image cut from its middle", "raysde.data.dataset.reader:Reader.read", "self._show_second(group.conditions[inside], int(rows[place]), view, draw, view_draw, seconds[place])", "self._show_second(group.conditions[inside], int(rows[place]), view, STILL, view_draw, seconds[place])", CONDITION + " -k 'its_own'"),
+    Mutant("second images scaled smoothly", "raysde.data.dataset.reader:Reader._show", "nearest = condition is not None and condition.resample == \"nearest\"", "nearest = False", CONDITION + " -k 'nearest'"),
+    Mutant("second images of the first view of latents", "raysde.data.dataset.reader:Reader._show_second", "divmod(views.choose(chosen), 1 + views.flip)", "divmod(0, 1 + views.flip)", COLUMN + " -k 'views_of_latents'"),
+    Mutant("second images of any size", "raysde.data.ingest.convert:convert_condition", "if found.size != picture.size:", "if found.size[0] > 10 * picture.size[0]:", CONDITION + " -k 'bad_rows'"),
+    Mutant("second images as JPEG", "raysde.data.ingest.convert:convert_condition", "encode: Encode = \"png\" if nearest else \"auto\" if rules.encode == \"jpeg\" else rules.encode", "encode: Encode = rules.encode", CONDITION + " -k 'nearest'"),
+    Mutant("second images as images of their own", "raysde.data.ingest.sources.second_images:leave_seconds", "gone = (set(seconds.values()) | named) - book.said.keys()", "gone = named - book.said.keys()", CONDITION + " -k 'every_source'"),
+    Mutant("paths of second images from the root alone", "raysde.data.ingest.sources.book:Book.pick", "path if path in self.names and near not in self.names else near", "near.replace('more/', '')", CONDITION + " -k 'every_source'"),
+    Mutant("the first of two second images", "raysde.data.ingest.sources.second_images:pair_seconds", "if len(files) > 1:", "if len(files) > 2:", CONDITION + " -k 'cannot_be_paired'"),
+    Mutant("appended rows with another second image", "raysde.data.ingest.append:check_appendable", '("--condition-image", *second),', "", CONDITION + " -k 'appended'"),
+    Mutant("mixtures of different second images", "raysde.data.dataset.sources:merge_manifests", "if other.condition != first.condition:", "if False:", CONDITION + " -k 'mixed'"),
+    Mutant("blocks without second images", "raysde.data.batches.blocks:_list_numbers", '{} if reader.condition is None else {"condition_images": np.dtype(np.uint8)}', "{}", COLUMN + " -k 'blocks'"),
     Mutant("infinities taken for numbers", "raysde.data.attributes:parse_number", "if math.isinf(number):", "if number != number:", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("attributes in the order in which they are asked for", "raysde.data.attributes:choose_attributes", "return tuple(each for each in known if each.name in wanted)", "return tuple(each for name in wanted for each in known if each.name == name)", ATTRIBUTES + " -k 'numbers_and_names'"),
     Mutant("the first of two values of an attribute", "raysde.data.ingest.sources.attribute_values:merge_attributes", "if None not in (old, new) and old != new:", "if old is None and new is None and old != new:", ATTRIBUTES + " -k 'two_descriptions'"),
@@ -195,7 +208,7 @@ MUTANTS = [
     Mutant("classes one after the other", "raysde.data.ingest.sources.folder:open_folder", "hashlib.blake2b(item.name.encode(), digest_size=16).digest()", "item.name[:3].encode()", SOURCES + " -k 'random_order'"),
     Mutant("folders of splits taken for classes", "raysde.data.ingest.sources.folder:_folder_labels", "if all(SPLIT.fullmatch(name.lower()) for name in names):", "if False:", SOURCES + " -k 'lone_folder'"),
     Mutant("a part one row group too long", "raysde.data.ingest.sources.listing:group_by_size", "if held and held + size > least:", "if held > least:", SOURCES + " -k 'row_groups'"),
-    Mutant("names that end at their last dot", "raysde.data.ingest.sources.members:locate_member", "enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/data/ingest/test_sources_tar.py"),
+    Mutant("names that end at their last dot", "raysde.data.ingest.sources.members:locate_member", "enumerate(pieces[:-1], start=1) if not is_kind_word(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/data/ingest/test_sources_tar.py"),
     Mutant("an idx file's numbers the wrong way round", "raysde.data.ingest.sources.ndarray:IDX_TYPES", '0x0C: ">i4"', '0x0C: "<i4"', SOURCES + " -k 'same_images'"),
     Mutant("an array read from its header on", "raysde.data.ingest.sources.ndarray:Array.rows", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
     Mutant("rows numbered from each part's own first", "raysde.data.ingest.sources.parquet:open_parquet", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
@@ -246,6 +259,6 @@ MUTANTS = [
     Mutant("a selection found again by its place in the recipe", "raysde.runs.data_record:open_selection", 'stored["file"] == _name_of(place)', 'stored["file"] == place', MIXED_SELECTIONS + " -k 'stays_on'"),
     Mutant("kept weights in the shards", "raysde.data.dataset.weights:weigh_rows", 'name in _list_kept_numbers(manifest)', 'False', MIXED_SELECTIONS + " -k 'kept_column'"),
     Mutant("tasks without the selection", "raysde.runs.sources:_refer_to_selection", "if source.selection is None or text is None:", "if True:", MIXED_SELECTIONS + " -k 'same_rows'"),
-    Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "(draws * count).astype(np.int64)", "(0 * draws).astype(np.int64)", VIEWS + " -k 'equally_often'"),
+    Mutant("the whole image in every draw", "raysde.data.dataset.precomputed_rows:LatentMoments.read", "self.derived.views.choose(draw)", "self.derived.views.choose(0 * draw)", VIEWS + " -k 'equally_often'"),
     Mutant("views of validation drawn at random", "raysde.data.dataset.reader:Reader.read", "None if draws is None else draws[:, SCALE]", "np.full(len(rows), 0.75) if draws is None else draws[:, SCALE]", VIEWS + " -k 'equally_often'"),
 ]  # fmt: skip

@@ -15,6 +15,7 @@ SAMPLING_DEFAULTS = "tests/models/test_sampling_defaults.py"
 STATISTICS = "tests/evaluation/metrics/test_statistics.py"
 
 MUTANTS = [
+    Mutant("second images of other rows than the captions", "raysde.evaluation.selection:SecondImages.read", "self.rows[number % len(self.rows)]", "self.rows[-1 - number % len(self.rows)]", "tests/conditioning/test_column.py -k 'evaluation'"),
     Mutant("parts in the order they came", "raysde.evaluation.chunks:merge_parts", "sorted(parts, key=lambda part: part.first)", "list(parts)", STATISTICS + " -k 'parts'"),
     Mutant("precision for recall", "raysde.evaluation.compute:recall", 'find_covered(drawn, real), "real"', 'find_covered(real, drawn), "real"', EVALUATE + " -k 'recall'"),
     Mutant("a judge that is never right", "raysde.evaluation.compute:accuracy", "right = read == asked", "right = read != asked", EVALUATE + " -k 'accuracy'"),

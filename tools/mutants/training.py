@@ -18,7 +18,9 @@ VALIDATION = "tests/training/test_validation.py"
 
 MUTANTS = [
     Mutant("attributes dropped by the stream of the noise", "raysde.training.objective:microbatch_loss", "chance = torch.rand(condition.attributes.shape, generator=own)", "chance = torch.rand(condition.attributes.shape, generator=rng)", ATTRIBUTES + " -k 'own_stream'"),
-    Mutant("planes by the stream of the noise", "raysde.training.objective:microbatch_loss", "draw_planes(objective.image_condition, x0, own)", "draw_planes(objective.image_condition, x0, rng)", "tests/conditioning/test_images.py -k 'own_stream'"),
+    Mutant("planes by the stream of the noise", "raysde.training.objective:microbatch_loss", "draw_planes(objective.image_condition, x0, own, second)", "draw_planes(objective.image_condition, x0, rng, second)", "tests/conditioning/test_images.py -k 'own_stream'"),
+    Mutant("second images that are not mirrored", "raysde.training.objective:microbatch_loss", "None if second is None else mirror(second, coin)", "second", "tests/conditioning/test_column.py -k 'flips'"),
+    Mutant("second images of other rows in validation", "raysde.training.validation:measure_bins", "list(second.split(1))", "list(second.flip(0).split(1))", "tests/conditioning/test_column.py -k 'validation'"),
     Mutant("a rate that is no number", "raysde.training.external:ExternalSchedule.build.factor", "if not math.isfinite(found):", "if False:", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("the half-life as a time constant", "raysde.training.ema:ema_decay", "0.5 ** (", "0.3678794411714423 ** (", AVERAGES),
     Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.decay_factor(", "weight = self.decay_factor(", AVERAGES),
@@ -72,7 +74,7 @@ MUTANTS = [
     Mutant("noise without the microbatch", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.step, 0)", OBJECTIVE),
     Mutant("noise without the step", "raysde.training.objective:microbatch_loss", "    place = (batch.step, batch.index)", "    place = (batch.index,)", OBJECTIVE),
     Mutant("strata shifted by the microbatch", "raysde.training.objective:microbatch_loss", "randomness.TIMES, batch.step, device=device)", "randomness.TIMES, *place, device=device)", OBJECTIVE),
-    Mutant("pictures mirrored upside down", "raysde.training.objective:microbatch_loss", "x0.flip(-1)", "x0.flip(-2)", OBJECTIVE),
+    Mutant("pictures mirrored upside down", "raysde.training.objective:mirror", "images.flip(-1)", "images.flip(-2)", OBJECTIVE),
     Mutant("conditions dropped by the offset of the strata", "raysde.training.objective:microbatch_loss", "drop = torch.rand(count, generator=rng, device=device)", "drop = torch.rand(count, generator=shared, device=device)", OBJECTIVE),
     Mutant("gradients clipped before they are unscaled", "raysde.training.optimizers:update_parameters", '    scaler.unscale_(optimizer)\n    norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))', '    norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n    scaler.unscale_(optimizer)', "tests/training/test_optimizers.py"),
     Mutant("a step after which the scale grows taken for a skipped one", "raysde.training.optimizers:update_parameters", "scaler.get_scale() >= before", "scaler.get_scale() == before", "tests/training/test_optimizers.py"),

@@ -36,7 +36,7 @@ def to_table(
     """Return microbatches as an Arrow table with a row for each image.
 
     Args:
-        numbers: name and dtype of the precomputed fields and numeric attributes of the microbatches.
+        numbers: name and dtype of the precomputed fields, numeric attributes and second images of the microbatches.
         canvas: memory that holds the images of all microbatches, in this order; None copies the images.
     """
     pixels = [batch.images.permute(0, 2, 3, 1) for batch in batches]
@@ -108,6 +108,7 @@ def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
             *_read_contexts(table, begin, end),
             read_numbers(table, "moments", begin, end),
             read_numbers(table, "attributes", begin, end),
+            read_numbers(table, "condition_images", begin, end),
         )
         begin = end
 

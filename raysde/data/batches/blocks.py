@@ -88,10 +88,11 @@ def make_block(spec: StreamSpec, block: Block) -> pa.Table:
 
 
 def _list_numbers(reader: AnyReader) -> dict[str, np.dtype]:
-    """Return the dtype of each precomputed tensor and of the attributes in a block, by its name."""
+    """Return the dtype of each precomputed tensor, of the attributes and of second images in a block, by its name."""
     found = {"context": reader.contexts, "moments": reader.moments}
     numbers = {name: NUMBERS[each.derived.dtype] for name, each in found.items() if each is not None}
-    return {**numbers, "attributes": np.dtype(np.float32)} if reader.attributes else numbers
+    numbers |= {"attributes": np.dtype(np.float32)} if reader.attributes else {}
+    return numbers | ({} if reader.condition is None else {"condition_images": np.dtype(np.uint8)})
 
 
 def group_by_step(

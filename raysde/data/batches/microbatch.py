@@ -29,6 +29,7 @@ class Microbatch:
         context, context_mask: precomputed vectors of the captions [B, L, D], and False for padding, bool [B, L].
         moments: mean and log-variance of precomputed latents, [B, 2 C, H, W].
         attributes: numeric attributes, float32 [B, A], NaN where they are unknown.
+        condition_images: second images of the rows, uint8 [B, C', H, W].
     """
 
     step: int
@@ -41,6 +42,7 @@ class Microbatch:
     context_mask: Tensor | None = None
     moments: Tensor | None = None
     attributes: Tensor | None = None
+    condition_images: Tensor | None = None
 
     def map_tensors(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
         """Return the microbatch with ``move`` applied to each of its tensors."""
@@ -57,7 +59,18 @@ def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
     numbers = None if columns.attributes is None else torch.from_numpy(columns.attributes)
-    found = Microbatch(step, index, rows, images, columns.captions, labels, moments=moments, attributes=numbers)
+    seconds = None if columns.condition_images is None else torch.from_numpy(columns.condition_images)
+    found = Microbatch(
+        step,
+        index,
+        rows,
+        images,
+        columns.captions,
+        labels,
+        moments=moments,
+        attributes=numbers,
+        condition_images=None if seconds is None else seconds.permute(0, 3, 1, 2).contiguous(),
+    )
     if columns.context is None or columns.tokens is None:
         return found
     context = torch.from_numpy(columns.context)

@@ -52,7 +52,10 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         lines.append(f"classes        {manifest.classes}")
         lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
         lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
-    return lines + [_describe_attribute(each, manifest) for each in manifest.attributes] + describe_kept(manifest)
+    second = [] if manifest.condition is None else [f"condition      {manifest.condition.describe()}, in every row"]
+    return (
+        lines + second + [_describe_attribute(each, manifest) for each in manifest.attributes] + describe_kept(manifest)
+    )
 
 
 def describe_versions(manifest: Manifest) -> list[str]:
@@ -99,7 +102,7 @@ def _format_numbers(values: list[float]) -> str:
 
 
 def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
-    """Draw random images of a data set, each above the beginning of its caption or label.
+    """Draw random images of a data set, each above the beginning of its caption or label, with second images beside.
 
     Args:
         count: number of images, at least 1; all are drawn if the data set has fewer.
@@ -110,13 +113,17 @@ def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     """
     total = reader.manifest.rows
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
-    columns = min(WIDE, len(rows))
+    cells = 1 if reader.manifest.condition is None else 2
+    columns = min(WIDE // cells, len(rows))
     high = -(-len(rows) // columns)
-    sheet = Image.new("RGB", (columns * (CELL + 4) + 4, high * (CELL + 2 * LINE + 4) + 4), "white")
+    sheet = Image.new("RGB", (columns * cells * (CELL + 4) + 4, high * (CELL + 2 * LINE + 4) + 4), "white")
     for place, row in enumerate(rows.tolist()):
-        left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
-        picture = make_thumbnail(decode_image(reader.image_file(row), reader.manifest.channels))
-        sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+        left, top = 4 + place % columns * cells * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
+        shown = [decode_image(reader.image_file(row), reader.manifest.channels)]
+        shown += [] if cells == 1 else [reader.condition_picture(row)]
+        for number, picture in enumerate(map(make_thumbnail, shown)):
+            across = left + number * (CELL + 4)
+            sheet.paste(picture, (across + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         about = reader.about(row)
         said = about["captions"][0] if about["captions"] else about["label"] or ""  # type: ignore[index]
         draw_lines(sheet, fit_text(str(said), SMALLEST, CELL, 2), SMALLEST, (left, top + CELL, CELL))

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysde.data.attributes import Attribute
+from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.kept_columns import KeptColumns
 from raysde.data.dataset.layout import Layout
 from raysde.data.dataset.shard_table import SPLITS, Shard, Shards, Split, parse_shards
@@ -36,7 +37,14 @@ SHARDS = "shards.arrow"
 MANIFEST = "manifest.json"
 INGESTING = ".ingest"
 """Folder beside the shards with the finished parts of an unfinished ingest."""
-OPTIONAL: dict[str, Any] = {"kept": None, "version": 1, "parent": "", "inherited": (0, 0), "attributes": []}
+OPTIONAL: dict[str, Any] = {
+    "kept": None,
+    "version": 1,
+    "parent": "",
+    "inherited": (0, 0),
+    "attributes": [],
+    "condition": None,
+}
 """Keys of a manifest that most data sets do without, and their defaults; older versions of raysde know none of them."""
 FEATURES = {
     "image": {"_type": "Image"},
@@ -57,16 +65,25 @@ SCHEMA = pa.schema(
     # Hugging Face's datasets recognises the image column by this entry
     metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
 )
-"""Columns of a shard without numeric attributes."""
+"""Columns of a shard without numeric attributes and second images."""
 
 
-def shard_schema(attributes: Sequence[str] = ()) -> pa.Schema:
-    """Return the columns of a shard; numeric attributes are the fields of one more, float64, null where unknown."""
-    if not attributes:
-        return SCHEMA
-    features = {**FEATURES, "attributes": {name: {"dtype": "float64", "_type": "Value"} for name in attributes}}
-    numbers = pa.field("attributes", pa.struct([(name, pa.float64()) for name in attributes]), nullable=False)
-    return SCHEMA.append(numbers).with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+def shard_schema(attributes: Sequence[str] = (), *, condition: bool = False) -> pa.Schema:
+    """Return the columns of a shard; numeric attributes are the fields of one more, float64, null where unknown.
+
+    Args:
+        attributes: names of the numeric attributes.
+        condition: True to add the column of second images.
+    """
+    schema, features = SCHEMA, dict[str, Any](FEATURES)
+    if attributes:
+        features["attributes"] = {name: {"dtype": "float64", "_type": "Value"} for name in attributes}
+        numbers = pa.struct([(name, pa.float64()) for name in attributes])
+        schema = schema.append(pa.field("attributes", numbers, nullable=False))
+    if condition:
+        features[CONDITION] = FEATURES["image"]
+        schema = schema.append(SCHEMA.field("image").with_name(CONDITION))
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,7 @@ class Manifest:
         version: number of the data set's version, see :mod:`raysde.data.dataset.versions`.
         parent: fingerprint of the version before; empty for version 1.
         inherited: number of training and of validation shards of the version before; they come first in each split.
+        condition: the second image of every row; None without one.
     """
 
     path: str
@@ -114,6 +132,7 @@ class Manifest:
     version: int = 1
     parent: str = ""
     inherited: tuple[int, int] = (0, 0)
+    condition: ConditionColumn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shards", Shards.of(self.shards))
@@ -129,7 +148,7 @@ class Manifest:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the shards."""
-        return shard_schema([each.name for each in self.attributes])
+        return shard_schema([each.name for each in self.attributes], condition=self.condition is not None)
 
     @property
     def bytes(self) -> int:
@@ -213,6 +232,7 @@ def write_manifest(manifest: Manifest) -> None:
     content: dict[str, Any] = {"format": manifest.format, "rows": manifest.rows}
     content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
     content["attributes"] = [asdict(each) for each in manifest.attributes]
+    content["condition"] = None if manifest.condition is None else asdict(manifest.condition)
     if manifest.format < 4:
         content["shards"] = [_entry(shard) for shard in manifest.shards]
         del content["etags_of"]
@@ -303,6 +323,8 @@ def parse_manifest(path: str, content: Any) -> Manifest:
         file = versioned_name(SHARDS, _check_version(values))
         values["shards"] = parse_shards(values["shards"]) if found < 4 else _open_shards(path, file, values["shards"])
         values["attributes"] = tuple(Attribute(**each) for each in values.get("attributes", ()))
+        second = values.pop("condition", None)
+        values["condition"] = None if second is None else ConditionColumn(**second)
     values.update({key: _tuple(values[key]) for key in ("labels", "size", "inherited") if key in values})
     kept = values.pop("kept", None)
     manifest = Manifest(path=path, **values)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.view import STILL, View, draw_uniforms
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import (
     child_path,
@@ -129,6 +130,17 @@ class LatentViews:
     def count(self) -> int:
         """Number of views of an image; view 0 is the whole image, and view 2 k + 1 the mirror image of view 2 k."""
         return (1 + self.crops) * (1 + self.flip)
+
+    def choose(self, draw: float) -> int:
+        """Return the number of the view that a draw in [0, 1) selects."""
+        return int(draw * self.count)
+
+    def cut(self, row: int, crop: int) -> tuple[View, np.ndarray]:
+        """Return the crop settings and the uniform numbers [4] of a crop of a row; 0 is the whole image.
+
+        They depend on the row's number in its data set alone.
+        """
+        return (View(crop="random", scale=self.scale), draw_uniforms(0, row, crop, 1)[0]) if crop else (View(), STILL)
 
 
 WHOLE = LatentViews()

@@ -107,7 +107,7 @@ class LatentMoments(Vectors):
         """
         channels, height, width = self.derived.shape
         count = self.derived.views.count
-        views = np.zeros(len(rows), np.int64) if draws is None else (draws * count).astype(np.int64)
+        views = [self.derived.views.choose(draw) for draw in (np.zeros(len(rows)) if draws is None else draws).tolist()]
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
         for place, each in enumerate(self.read_stored(rows)):
             stored = np.frombuffer(each.as_buffer(), result.dtype).reshape(count, *result.shape[1:])

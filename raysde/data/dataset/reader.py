@@ -7,7 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
+from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.manifest import Manifest, Split, read_same_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
@@ -33,6 +35,7 @@ class Columns:
         context, tokens: precomputed vectors of the captions [B, L, D], and their number without padding, int64 [B].
         moments: mean and log-variance [B, 2 C, H, W] of precomputed latents.
         attributes: numeric attributes, float32 [B, A], NaN where they are unknown; None if none are read.
+        condition_images: second images, uint8 [B, H, W, C'], cut and scaled as the images; None if none are read.
     """
 
     images: np.ndarray
@@ -42,25 +45,31 @@ class Columns:
     tokens: np.ndarray | None = None
     moments: np.ndarray | None = None
     attributes: np.ndarray | None = None
+    condition_images: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The encoded images, captions, labels and attributes of a row group; None if they are not read."""
+    """The encoded images, captions, labels, attributes and second images of a row group; None if they are not read."""
 
     images: pa.BinaryArray | None
     captions: pa.ListArray | None
     labels: pa.StringArray | None
     attributes: np.ndarray | None = None
+    conditions: pa.BinaryArray | None = None
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowGroup":
-        """Return the row group of a table with some of the columns image, captions, label and attributes."""
-        image, captions, labels = (
+        """Return the row group of a table with some of the columns of a shard."""
+        captions, labels = (
             table.column(name).combine_chunks() if name in table.column_names else None
-            for name in ("image", "captions", "label")
+            for name in ("captions", "label")
         )
-        return cls(None if image is None else image.field("bytes"), captions, labels, _numbers(table))
+        image, second = (
+            table.column(name).combine_chunks().field("bytes") if name in table.column_names else None
+            for name in ("image", CONDITION)
+        )
+        return cls(image, captions, labels, _numbers(table), second)
 
 
 def _numbers(table: pa.Table) -> np.ndarray | None:
@@ -83,7 +92,8 @@ class Reader:
         manifest: manifest of the data set.
         text: precomputed embeddings to return with the captions.
         latents: precomputed latents to return instead of images.
-        fields: values to read beside images, of ``FIELDS``; embeddings replace captions, which are then "".
+        fields: values to read beside images, of ``FIELDS``, and ``condition_image`` for second images; embeddings
+            replace captions, which are then "".
         cache_bytes: size of the cache of encoded row groups in bytes.
 
     Raises:
@@ -111,7 +121,10 @@ class Reader:
             "captions": "captions" in fields and text is None,
             "label": "labels" in fields,
             **{f"attributes.{name}": True for name in self.attributes},
+            f"{CONDITION}.bytes": CONDITION in fields,
         }
+        self.condition = manifest.condition if CONDITION in fields else None
+        assert self.condition is not None or CONDITION not in fields
         self.groups = RowGroups(
             manifest,
             manifest.path,
@@ -150,10 +163,15 @@ class Reader:
         images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
         numbers = np.empty((len(rows), len(self.attributes)), dtype=np.float32) if self.attributes else None
+        whole = shape if self.moments is None else self.moments.derived.pixels[1:]
+        seconds = None if self.condition is None else allocate_images((len(rows), *whole, self.condition.channels))
         for place, group, inside in self.groups.holding(rows) if self.groups.columns else ():
             draw = draws[place]
             if group.images is not None:
                 self._show(group.images[inside], int(rows[place]), view, draw, images[place])
+            if seconds is not None and group.conditions is not None:
+                view_draw = 0.0 if shown is None else float(shown[place])
+                self._show_second(group.conditions[inside], int(rows[place]), view, draw, view_draw, seconds[place])
             if group.captions is not None:
                 captions[place] = _choose_captions(group.captions[inside].as_py(), draw[CAPTION])
             if group.labels is not None:
@@ -161,7 +179,7 @@ class Reader:
             if numbers is not None and group.attributes is not None:
                 numbers[place] = group.attributes[inside]
         context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
-        return Columns(images, captions, labels, context, tokens, moments, numbers)
+        return Columns(images, captions, labels, context, tokens, moments, numbers, seconds)
 
     def shape_of(self, row: int, view: View) -> tuple[int, int]:
         """Return the (height, width) at which ``view`` shows a row.
@@ -194,6 +212,21 @@ class Reader:
         group, place = divmod(row - self.manifest.starts[shard], self.manifest.row_group)
         table = self.groups.read(shard, group, names)
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
+
+    def condition_picture(self, row: int) -> np.ndarray:
+        """Return the second image of a row as it is stored, uint8 [H, W, C].
+
+        Raises:
+            ValueError: naming the shard that is missing or damaged, or if the data set has no second images.
+        """
+        condition = self.manifest.condition
+        if condition is None:
+            raise ValueError(f"the data set at {self.manifest.path} has no condition images; ingest it with them")
+        shard = self._shard_of(row)
+        group, place = divmod(row - self.manifest.starts[shard], self.manifest.row_group)
+        table = self.groups.read(shard, group, [f"{CONDITION}.bytes"])
+        data = table.column(CONDITION).combine_chunks().field("bytes")[place].as_buffer()
+        return decode_image(memoryview(data).cast("B"), condition.channels)
 
     def image_file(self, row: int) -> bytes:
         """Return the encoded image of a row, the bytes of a PNG or JPEG file.
@@ -232,17 +265,46 @@ class Reader:
             raise ValueError(f"row {row} has the label {label!r}, which {where} does not list")
         return found
 
-    def _show(self, image: pa.BinaryScalar, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
-        """Decode an image into ``out``, uint8 [H, W, C], and crop it if the view or its shape requires it."""
+    def _show_second(
+        self, image: pa.BinaryScalar, row: int, view: View, draw: np.ndarray, chosen: float, out: np.ndarray
+    ) -> None:
+        """Decode a second image into ``out``, uint8 [H, W, C], cut as its image, or as the view of the row's latents.
+
+        Args:
+            chosen: number in [0, 1) that selects the view of the latents.
+        """
+        mirrored = False
+        if self.moments is not None:
+            views = self.moments.derived.views
+            crop, mirrored = divmod(views.choose(chosen), 1 + views.flip)
+            view, draw = views.cut(row, crop)
+        self._show(image, row, view, draw, out, self.condition)
+        if mirrored:
+            out[...] = out[:, ::-1].copy()
+
+    def _show(
+        self,
+        image: pa.BinaryScalar,
+        row: int,
+        view: View,
+        draw: np.ndarray,
+        out: np.ndarray,
+        condition: ConditionColumn | None = None,
+    ) -> None:
+        """Decode an image, or a second image of the kind ``condition``, into ``out``, uint8 [H, W, C], and crop it if
+        the view or its shape requires it."""
         data = memoryview(image.as_buffer()).cast("B")
         stored = self.manifest.shards[self._shard_of(row)].image
         try:
             if stored == out.shape[:2] and not view.changes:
-                decode_image(data, self.manifest.channels, out)
+                decode_image(data, out.shape[2], out)
             else:
-                out[...] = view.show(decode_image(data, self.manifest.channels), out.shape[:2], draw)
+                nearest = condition is not None and condition.resample == "nearest"
+                resample = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+                out[...] = view.show(decode_image(data, out.shape[2]), out.shape[:2], draw, resample)
         except ValueError as error:
-            raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
+            what = "image" if condition is None else "condition image"
+            raise ValueError(f"the {what} of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
 
 
 def _choose_captions(captions: list[str], draw: float) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.data.condition_column import CONDITION
 from raysde.data.dataset.manifest import Manifest, list_columns, shard_schema
 from raysde.data.dataset.segments import write_segments
 from raysde.data.dataset.shard_table import Shard, Split
@@ -30,7 +31,7 @@ def write_shard(
     """Write one shard and return its manifest entry; the same rows give the same bytes.
 
     Args:
-        table: rows of :func:`raysde.data.dataset.manifest.shard_schema`, with or without attributes.
+        table: rows of :func:`raysde.data.dataset.manifest.shard_schema`, with or without attributes and second images.
         row_group: number of rows in a full row group.
         image: (height, width) of all images; None if they differ.
 
@@ -39,12 +40,14 @@ def write_shard(
     """
     out = pa.BufferOutputStream()
     attributes = table.schema.field("attributes").type.names if "attributes" in table.column_names else []
-    compressed = (*COMPRESSED, *(f"attributes.{name}" for name in attributes))
+    second = [CONDITION] if CONDITION in table.column_names else []
+    compressed = (*COMPRESSED, *(f"attributes.{name}" for name in attributes), *(f"{each}.path" for each in second))
+    plain = ("image.bytes", *(f"{each}.bytes" for each in second))
     write_segments(
-        table.cast(shard_schema(attributes)),
+        table.cast(shard_schema(attributes, condition=bool(second))),
         out,
         row_group=row_group,
-        compression={"image.bytes": "none", **dict.fromkeys(compressed, "zstd")},
+        compression={**dict.fromkeys(plain, "none"), **dict.fromkeys(compressed, "zstd")},
         use_dictionary=["label"],
         write_page_checksum=True,
         write_statistics=False,

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from raysde.data.attributes import Attribute
 from raysde.data.classes import order_labels
+from raysde.data.condition_column import ConditionColumn
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
 from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments
@@ -90,6 +91,12 @@ def merge_manifests(sources: Sequence[Source]) -> Manifest:
             raise ValueError(
                 f"data.mix: {first.path} and {other.path} have different columns ({', '.join(names)}); ingest both "
                 "with the same columns"
+            )
+        if other.condition != first.condition:
+            kinds = [each.condition.describe() if each.condition else "none" for each in (first, other)]
+            raise ValueError(
+                f"data.mix: {first.path} has the condition image {kinds[0]}, {other.path} {kinds[1]}; ingest both with "
+                "the same --condition-image and --condition-channels"
             )
         if other.channels != first.channels:
             raise ValueError(
@@ -197,6 +204,11 @@ class SourcesReader:
     def attributes(self) -> tuple[str, ...]:
         """Names of the numeric attributes that are read."""
         return self.readers[0].attributes
+
+    @property
+    def condition(self) -> ConditionColumn | None:
+        """Second images that are read; None without them."""
+        return self.readers[0].condition
 
     @property
     def moments(self) -> LatentMoments | None:

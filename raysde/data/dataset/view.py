@@ -41,17 +41,24 @@ class View:
         x, y = (float(draw[LEFT]), float(draw[TOP])) if self.crop == "random" else (0.5, 0.5)
         return placed_box(size, shape, scale, x, y)
 
-    def show(self, image: np.ndarray, shape: tuple[int, int], draw: np.ndarray) -> np.ndarray:
+    def show(
+        self,
+        image: np.ndarray,
+        shape: tuple[int, int],
+        draw: np.ndarray,
+        resample: Image.Resampling = Image.Resampling.LANCZOS,
+    ) -> np.ndarray:
         """Cut an image, uint8 [H, W, C], by :meth:`box` and scale it to [height, width, C] of ``shape``.
 
         Args:
             shape: (height, width) of the result.
             draw: the image's row [4] of :func:`draw_uniforms`.
+            resample: resampling filter.
         """
         if image.shape[:2] == shape and not self.changes:
             return image
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        found = np.asarray(resize_box(picture, shape, self.box(picture.size, shape, draw)))
+        found = np.asarray(resize_box(picture, shape, self.box(picture.size, shape, draw), resample))
         return found.reshape(*shape, image.shape[2])
 
 

@@ -25,11 +25,13 @@ def check_appendable(base: Manifest, rules: Rules) -> None:
     has_buckets = bool(base.shapes - {None, base.size})
     kept = () if base.kept is None else tuple(base.kept.types)
     numbers = [each.name for each in base.attributes]
+    second = [each.describe() if each is not None else "none" for each in (base.condition, rules.condition)]
     for option, before, now in (
         ("--channels", base.channels, rules.channels),
         ("--size and --fit", _name_size(base.size), _name_size(size)),
         ("--row-group", base.row_group, rules.row_group),
         ("--attributes", ",".join(numbers) or "none", ",".join(rules.attributes) or "none"),
+        ("--condition-image", *second),
         ("--keep-columns", ",".join(sorted(kept)) or "none", ",".join(sorted(rules.keep)) or "none"),
     ):
         if before != now:

@@ -55,7 +55,7 @@ def collect_parts(
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
-    statistics, remarks = Statistics(), Remarks()
+    statistics, remarks, second = Statistics(), Remarks(), Remarks()
     unread: Counter[str] = Counter()
     segments: dict[str, list[int]] = {}
     left_out = 0
@@ -71,6 +71,7 @@ def collect_parts(
             statistics.add(part.statistics)
             unread.update(part.unread)
             remarks.add(part.remarks)
+            second.add(part.condition_remarks)
             segments |= part.segments
             converted.append((part.number, part.shards, part.kept))
         if not shards and left_out:
@@ -95,13 +96,15 @@ def collect_parts(
             source=source,
             licence=licence,
             skipped=len(bad),
-            columns=list_columns(shard_schema(rules.attributes)),
+            columns=list_columns(shard_schema(rules.attributes, condition=rules.condition is not None)),
+            condition=rules.condition,
             attributes=statistics.ranges(rules.attributes, source, () if base is None else base.attributes),
         )
         if base is not None:
             manifest = join_manifests(base, replace(manifest, labels=extend_labels(base.labels, manifest.labels)))
             segments = join_lengths(base, segments)
         told = {**describe_samples(bad, unread, remarks), **report.repetitions(), **describe_left_out(rules, out)}
+        told |= {} if rules.condition is None else {"condition_remarks": second.to_json()}
         write_json(child_path(out, versioned_name("report.json", version)), told)
     lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]
     if all(lengths):

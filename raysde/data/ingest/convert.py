@@ -3,13 +3,14 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.duplicates import Criterion
 from raysde.data.dataset.hash_files import write_looks
 from raysde.data.dataset.manifest import shard_schema
@@ -25,7 +26,7 @@ from raysde.images.codec import JPEG, decode_image, encode_image
 from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, nearest_bucket, resize_box
 from raysde.images.open import is_plain, read_picture
 from raysde.images.perceptual import make_thumbnail
-from raysde.images.remarks import Remarks
+from raysde.images.remarks import Change, Remarks
 from raysde.images.sizes import Size, format_size, read_size
 from raysde.io.filesystems import child_path
 
@@ -50,6 +51,7 @@ class Rules:
         attributes: names of the numeric attributes to store.
         keep: names of the columns to keep beside the shards, for filters.
         near: criterion of near duplicates, which are left out; None keeps them.
+        condition: the second image of each row; None for none.
 
     Raises:
         ValueError: if buckets are requested for a size that is not square.
@@ -68,6 +70,7 @@ class Rules:
     attributes: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     near: Criterion | None = None
+    condition: ConditionColumn | None = None
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -100,6 +103,7 @@ class Converted:
         segments: bytes of each segment of a shard, by the shard's file, see :mod:`raysde.data.dataset.segments`.
         kept: type of each kept column in this part, see :func:`raysde.data.ingest.kept_values.find_type`.
         left_out: number of samples that were left out as near duplicates.
+        condition_remarks: remarks on second images.
     """
 
     shards: list[Shard]
@@ -111,6 +115,7 @@ class Converted:
     segments: dict[str, list[int]] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     left_out: int = 0
+    condition_remarks: Remarks = field(default_factory=Remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -124,6 +129,7 @@ class Converted:
             "segments": self.segments,
             "kept": self.kept,
             "left_out": self.left_out,
+            "condition_remarks": self.condition_remarks.to_json(),
         }
 
     @classmethod
@@ -138,7 +144,8 @@ class Converted:
         counted = Counter(values["unread"]), Remarks.from_json(values["remarks"])
         # an ingest that an earlier version began recorded no segments
         later = values.get("segments", {}), values.get("kept", {}), values.get("left_out", 0)
-        return cls(shards, bad, statistics, *counted, values["number"], *later)
+        second = Remarks.from_json(values.get("condition_remarks", {}))
+        return cls(shards, bad, statistics, *counted, values["number"], *later, second)
 
 
 def convert_part(
@@ -159,7 +166,7 @@ def convert_part(
     result = Converted([], [], Statistics(), number=number, left_out=len(left_out))
     identities: tuple[list[str], list[str]] = [], []
     kept: dict[str, list[Value]] = {name: [] for name in rules.keep}
-    schema = shard_schema(rules.attributes)
+    schema = shard_schema(rules.attributes, condition=rules.condition is not None)
     waiting: dict[tuple[Split, tuple[int, int] | None], list[dict[str, Any]]] = defaultdict(list)
     sizes: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
 
@@ -182,7 +189,7 @@ def convert_part(
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
     for kind, row in convert_rows(part, rules, result, left_out):
         waiting[kind].append(row)
-        sizes[kind] += len(row["image"]["bytes"])
+        sizes[kind] += sum(len(row[name]["bytes"]) for name in ("image", CONDITION) if name in row)
         if len(waiting[kind]) == rules.shard_rows or sizes[kind] >= SHARD_BYTES:
             write(kind)
     for kind in sorted(waiting, key=str):
@@ -229,6 +236,11 @@ def convert_rows(
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
+        try:
+            second = None if rules.condition is None else convert_condition(sample, picture, rules.condition, rules)
+        except ValueError as error:
+            result.bad.append(Bad(sample.key, str(error)))
+            continue
         result.unread.update(sample.unread)
         result.remarks.count(sample.key, read.changes)
         attributes = dict(zip(rules.attributes, sample.attributes or [None] * len(rules.attributes), strict=True))
@@ -239,19 +251,52 @@ def convert_rows(
         row |= {"thumbnail": make_thumbnail(stored), "pixels": picture.width * picture.height, "sample": position}
         if attributes:
             row["attributes"] = attributes
+        if second is not None:
+            row[CONDITION] = {"bytes": second[0], "path": None}
+            result.condition_remarks.count(sample.key, second[1])
         yield (choose_split(row["hash"], rules.validation), fixed), row
 
 
-def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
+def convert_condition(
+    sample: Sample, picture: Image.Image, condition: ConditionColumn, rules: Rules
+) -> tuple[bytes, frozenset[Change]]:
+    """Return the stored file of a sample's second image, cut and scaled as its image, and the changes to its pixels.
+
+    Args:
+        picture: the source picture of the sample's image.
+
+    Raises:
+        ValueError: naming the image, if there is no second one, it cannot be read, or it has another size.
+    """
+    what = f"condition image {condition.name!r} of {sample.key}"
+    if sample.condition is None:
+        raise ValueError(f"{what} is missing; add it")
+    try:
+        read = read_picture(sample.condition, condition.channels, background=rules.background)
+        found = read.picture
+        if found.size != picture.size:
+            one, other = (format_size((each.height, each.width)) for each in (found, picture))
+            raise ValueError(f"it is {one} and the image {other} (height x width); give both one size")
+        nearest = condition.resample == "nearest"
+        stored = resize_picture(found, rules, Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS)
+        encode: Encode = "png" if nearest else "auto" if rules.encode == "jpeg" else rules.encode
+        return encode_stored(sample.condition, found, stored, replace(rules, encode=encode)), read.changes
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be used: {error}") from error
+
+
+def resize_picture(
+    picture: Image.Image, rules: Rules, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """Return a picture fitted to the stored size, or to the nearest bucket.
 
     Raises:
         ValueError: if the fitted picture would have too many pixels.
     """
     if not rules.bucket_multiple or rules.shape is None:
-        return fit_picture(picture, rules.fit, rules.shape, rules.background)
+        return fit_picture(picture, rules.fit, rules.shape, rules.background, resample)
     shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
-    return resize_box(picture, shape, centred_box(picture.size, shape))
+    return resize_box(picture, shape, centred_box(picture.size, shape), resample)
 
 
 def encode_stored(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:

@@ -47,22 +47,38 @@ def stroke_thickness(images: np.ndarray) -> np.ndarray:
     return 2.0 * ink.sum(axis=(1, 2)) / np.where(variation > 0.0, variation, 1.0)
 
 
-def write_digits(folder: Path, *, thickness: bool = False) -> int:
+def edge_magnitude(images: np.ndarray) -> np.ndarray:
+    """Return the edges of images, uint8 [N, H, W] -> uint8 [N, H, W]: min(255, sqrt(gx^2 + gy^2) / 4), rounded.
+
+    gx and gy are the responses of Sobel's 3 x 3 filters (Sobel and Feldman 1968) in levels; borders are repeated. A
+    straight step of 255 levels has the magnitude 255.
+    """
+    from scipy.ndimage import sobel
+
+    # one image at a time, since scipy smooths along all axes but one, the number of the image among them
+    gradients = [[sobel(image, axis=axis, mode="nearest") for axis in (0, 1)] for image in images.astype(np.float64)]
+    return np.stack([np.rint(np.minimum(255.0, np.hypot(*each) / 4.0)) for each in gradients]).astype(np.uint8)
+
+
+def write_digits(folder: Path, *, thickness: bool = False, edges: bool = False) -> int:
     """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images.
 
     Args:
         thickness: also write the stroke thickness of each image.
+        edges: also write ``0000.edges.png`` beside ``0000.png`` and so on, by :func:`edge_magnitude`.
 
     Raises:
         OSError: naming ``folder``, if it cannot be written.
     """
     images, labels = load_digits()
-    lines, thick = [], stroke_thickness(images)
+    lines, thick, outlines = [], stroke_thickness(images), edge_magnitude(images) if edges else None
     with name_place_of_write("images", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             name = f"{index:04d}.png"
             Image.fromarray(image).save(folder / name)
+            if outlines is not None:
+                Image.fromarray(outlines[index]).save(folder / f"{index:04d}.edges.png")
             row = {"file_name": name, "text": make_caption(label, index), "label": label}
             if thickness:
                 row["thickness"] = round(float(thick[index]), 4)

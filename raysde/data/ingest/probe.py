@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from PIL import Image
 
+from raysde.data.condition_column import ConditionColumn, Resample
 from raysde.data.dataset.duplicates import Criterion
-from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
+from raysde.data.ingest.convert import Rules, convert_condition, encode_stored, resize_picture
 from raysde.data.ingest.kept_values import SIZES, column_identifier
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
@@ -66,6 +67,8 @@ def choose_rules(
     shard_rows: int = 8192,
     keep: tuple[str, ...] = (),
     near: Criterion | None = None,
+    condition_channels: int | None = None,
+    condition_resample: Resample = "smooth",
 ) -> Rules:
     """Return the rules for a source; arguments that are None are chosen from its first images.
 
@@ -75,9 +78,13 @@ def choose_rules(
         row_group: by default the smallest power of two, up to 1024, that makes at least 1 MB.
         fit, bucket_multiple, encode, quality, background, validation, shard_rows, keep, near: see
             :class:`raysde.data.ingest.convert.Rules`.
+        condition_channels: channels of second images; by default 1 if those of the first samples have grey formats,
+            else 3.
+        condition_resample: way of scaling second images.
 
     Raises:
-        ValueError: if no image can be read, or none of the first ones has a column to keep.
+        ValueError: if no image can be read, none of the first ones has a column to keep, or second images are asked
+            for and none of the first ones has one.
     """
     samples = read_first_samples(source)
     check_kept(samples, keep)
@@ -95,8 +102,35 @@ def choose_rules(
         shard_rows=shard_rows,
         keep=keep,
         near=near,
+        condition=choose_condition(source, samples, condition_channels, condition_resample),
     )
     return replace(rules, row_group=row_group or choose_row_group(samples, rules))
+
+
+def choose_condition(
+    source: Source, samples: Sequence[Sample], channels: int | None, resample: Resample
+) -> ConditionColumn | None:
+    """Return the description of the source's second images, given its first samples; None without them.
+
+    Raises:
+        ValueError: if none of the first samples has one.
+    """
+    if source.condition is None:
+        return None
+    found = [sample.condition for sample in samples if sample.condition is not None]
+    if not found:
+        raise ValueError(
+            f"--condition-image {source.condition!r}: none of the first {len(samples)} images has one; see docs/data.md"
+        )
+    return ConditionColumn(source.condition, channels or (1 if all(map(_is_grey, found)) else 3), resample)
+
+
+def _is_grey(data: bytes) -> bool:
+    """Return True if a file's format stores grey; the conversion reports files that are no images."""
+    try:
+        return is_grey(data)
+    except ValueError:
+        return True
 
 
 def check_kept(samples: Sequence[Sample], keep: Sequence[str]) -> None:
@@ -153,6 +187,9 @@ def choose_row_group(samples: list[Sample], rules: Rules) -> int:
     for sample in samples:
         picture = open_picture(sample.data, rules.channels, background=rules.background)
         with contextlib.suppress(ValueError):  # the conversion reports images that cannot be fitted to the size
-            sizes.append(len(encode_stored(sample.data, picture, resize_picture(picture, rules), rules)))
+            size = len(encode_stored(sample.data, picture, resize_picture(picture, rules), rules))
+            if rules.condition is not None:
+                size += len(convert_condition(sample, picture, rules.condition, rules)[0])
+            sizes.append(size)
     wanted = max(1, min(1024, -(-GROUP_BYTES * len(sizes) // max(1, sum(sizes)))))
     return 1 << (wanted - 1).bit_length()

@@ -22,6 +22,7 @@ class Sample:
         attributes: a number for each attribute of the ingest, None where it is unknown.
         unread: kinds of files and keys beside the image that are ignored, such as ``.npy files``.
         kept: values of the source's other columns that the ingest keeps, by name.
+        condition: the bytes of the second image's file; None if the ingest reads none.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Sample:
     unread: tuple[str, ...] = ()
     attributes: tuple[float | None, ...] = ()
     kept: dict[str, Value] = field(default_factory=dict, hash=False)
+    condition: bytes | None = None
 
 
 @dataclass(frozen=True)

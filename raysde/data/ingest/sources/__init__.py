@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysde.data.attributes import check_attribute_name
+from raysde.data.condition_column import check_condition_name
 from raysde.data.ingest.samples import SourcePart
 from raysde.data.ingest.sources.arrays import open_arrays
 from raysde.data.ingest.sources.columns import normalise_name
@@ -42,6 +43,7 @@ class Source:
         notes: remarks for the user.
         labels: class names, ordered by class number, from ``label_names``; else empty.
         attributes: names of the numeric attributes that are read.
+        condition: name of the second image that is read; None for none.
     """
 
     kind: SourceKind
@@ -51,6 +53,7 @@ class Source:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    condition: str | None = None
 
 
 def open_source(
@@ -65,6 +68,7 @@ def open_source(
     label_column: str | None = None,
     attributes: Sequence[str] = (),
     keep: tuple[str, ...] = (),
+    condition: str | None = None,
     missing: Missing = "refuse",
 ) -> Source:
     """List a source, recognise its kind and divide it into parts.
@@ -81,6 +85,8 @@ def open_source(
         caption_column, label_column: the column or JSON key to read; the usual names if None.
         attributes: columns or JSON keys of numbers to store with the images.
         keep: names of the columns and JSON keys to keep for filters; width and height are not among them.
+        condition: name of a second image: a column of images or paths, or the last word of the names of files beside
+            the images, such as ``depth`` for ``0001.depth.png`` beside ``0001.png``.
         missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
             each is an unusable sample.
 
@@ -91,7 +97,10 @@ def open_source(
     _check_options(part_rows, order, caption_template)
     listing = list_files(path)
     kind = recognise_kind(listing)
-    words = Vocabulary(caption_column, label_column, attributes=attribute_names(attributes), keep=keep)
+    second = None if condition is None else check_condition_name(normalise_name(condition))
+    numbers = attribute_names(attributes)
+    words = Vocabulary(caption_column, label_column, attributes=numbers, keep=keep, condition=second)
+    check_distinct(words)
     if words != Vocabulary() and kind == "arrays":
         raise ValueError(f"source {path} is of arrays, which have no columns; leave {words.options} out")
     if images is not None and kind != "parquet":
@@ -110,8 +119,22 @@ def open_source(
     options: tuple[object, ...] = (kind, part_rows, order, images, names, caption_template, words)
     options += (words.attributes,) if words.attributes else ()
     options += (("keep", words.keep),) if words.keep else ()
+    options += (("condition", second),) if second else ()
     identity = _hash_contents(listing, contents, options)
-    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names), words.attributes)
+    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names), numbers, second)
+
+
+def check_distinct(words: Vocabulary) -> None:
+    """Check that the name of the second image has no other use.
+
+    Raises:
+        ValueError: if it is also one of a caption, label, attribute or kept column.
+    """
+    if words.condition is not None and (words.reads(words.condition) or words.condition in words.keep):
+        raise ValueError(
+            f"--condition-image {words.condition!r} is also the name of captions, labels, attributes or kept columns; "
+            "choose another column or rename it"
+        )
 
 
 def attribute_names(columns: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Any
 
-from raysde.data.ingest.kept_values import Value
+from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
 from raysde.data.ingest.sources.listing import normalise_path, summarise_names
@@ -70,6 +71,26 @@ class Book:
                 raise ValueError(f"image {name!r} has {column} {value!r} here and {values[column]!r} before")
             values[column] = values.get(column) if value is None else value
         self.said[name] = Said(before.captions + more, before.label if label is None else label, numbers, values)
+
+    def pick(self, row: Mapping[str, Any], folder: PurePosixPath) -> dict[str, Value]:
+        """Return the values of a row that are kept, and the path in the source of its second image.
+
+        Args:
+            folder: folder of the description, to which paths are relative.
+
+        Raises:
+            ValueError: naming the column whose value cannot be kept or is no path inside the source.
+        """
+        found = pick_values(row, self.words.picked)
+        second = self.words.condition
+        if second is None or found.get(second) is None:
+            return found
+        given = found[second]
+        if not isinstance(given, str):
+            raise ValueError(f"condition image {second!r} is {given!r}, expected the path of an image")
+        path = normalise_path(given.strip())
+        near = str(folder / path)
+        return {**found, second: path if path in self.names and near not in self.names else near}
 
     def require(self, columns: Iterable[str], where: str) -> None:
         """Check that a description at the path ``where`` has the columns or keys that the user selected.

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysde.data.ingest.kept_values import Value, pick_values
+from raysde.data.ingest.kept_values import Value
 from raysde.data.ingest.sources.attribute_values import Values, read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import normalise_name
@@ -147,7 +147,7 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
             raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
         kept[key] = (), {}
         try:
-            kept[key] = read_attributes(image, book.words.attributes), pick_values(image, book.words.keep)
+            kept[key] = read_attributes(image, book.words.attributes), book.pick(image, file.parent)
         except ValueError as error:
             _refuse_entry(book, name, file, f"{where}, image {number}", error)
     book.labelled = str(file)
@@ -182,7 +182,7 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         try:
             given = find_image(row, PurePosixPath(), book)
             captions, label = read_entry(row, book.words)
-            numbers, kept = read_attributes(row, book.words.attributes), pick_values(row, book.words.keep)
+            numbers, kept = read_attributes(row, book.words.attributes), book.pick(row, file.parent)
             _add_entry(book, given, file, f"{where}, entry {number}", captions, label, numbers, kept)
         except ValueError as error:
             _refuse_entry(book, given, file, f"{where}, entry {number}", error)
@@ -205,7 +205,7 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
                 columns.update(dict.fromkeys(value))
                 captions, label = read_entry(value, book.words)
                 numbers = read_attributes(value, book.words.attributes)
-                kept = pick_values(value, book.words.keep)
+                kept = book.pick(value, file.parent)
             elif of_labels or isinstance(value, (int, float)):
                 label = parse_label(value)
             else:

@@ -38,6 +38,7 @@ class Vocabulary:
         caption, label: names that the user selected; None for the usual names.
         keep: names of the columns to keep for filters, see
             :func:`raysde.data.ingest.kept_values.column_identifier`.
+        condition: name of the second image, a column of paths or bytes or a part of file names; None for none.
         captions, labels: all names to read, normalised by :func:`raysde.data.ingest.sources.columns.normalise_name`.
     """
 
@@ -45,11 +46,13 @@ class Vocabulary:
     label: str | None = None
     attributes: tuple[str, ...] = field(default=(), repr=False)
     keep: tuple[str, ...] = field(default=(), repr=False)
+    condition: str | None = field(default=None, repr=False)
 
     @property
     def options(self) -> str:
         """The options that select columns, for messages."""
-        given = (("--attributes", self.attributes), ("--keep-columns", self.keep))
+        given: tuple[tuple[str, object], ...] = (("--attributes", self.attributes), ("--keep-columns", self.keep))
+        given += (("--condition-image", self.condition),)
         return ", ".join(["--caption-column", "--label-column", *(option for option, names in given if names)])
 
     @property
@@ -60,13 +63,23 @@ class Vocabulary:
     def labels(self) -> tuple[str, ...]:
         return LABEL_KEYS if self.label is None else (normalise_name(self.label),)
 
+    @property
+    def picked(self) -> tuple[str, ...]:
+        """Names of the columns whose values are taken as they are: the kept ones, and paths of second images."""
+        return self.keep if self.condition is None else (*self.keep, self.condition)
+
+    @property
+    def selects(self) -> bool:
+        """True if a column is selected that the source must have; second images may be files of their own."""
+        return replace(self, condition=None) != ANY
+
     def reads(self, name: str) -> bool:
         """Return True if a column or key of this name is read."""
         return normalise_name(name) in (*self.captions, *self.labels, *self.attributes)
 
     def uses(self, name: str) -> bool:
         """Return True if a column or key of this name is read or kept."""
-        return self.reads(name) or column_identifier(name) in self.keep
+        return self.reads(name) or column_identifier(name) in self.picked
 
     def require_kept(self, names: Iterable[str], where: str) -> None:
         """Check that the columns to keep exist among ``names``.

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raysde.data.ingest.kept_values import Value, settle_text
@@ -15,6 +15,7 @@ from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
 from raysde.data.ingest.sources.listing import Contents, FileReader, Listing, summarise_names
 from raysde.data.ingest.sources.metadata import metadata_files, read_metadata
 from raysde.data.ingest.sources.records import find_pieces, is_record
+from raysde.data.ingest.sources.second_images import leave_seconds, pair_seconds, second_file
 from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, SidecarText, pair_files, read_sidecars
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
@@ -33,6 +34,7 @@ class FolderImage:
         files: files beside the image to read.
         problem: an error sentence if the image is described and absent, or wrongly described.
         kept: values to keep from tables and JSON documents of many images.
+        condition: path in the folder of the second image beside this one; None if there is none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class FolderImage:
     problem: str | None = None
     attributes: Values = ()
     kept: dict[str, Value] = field(default_factory=dict, hash=False)
+    condition: str | None = None
 
 
 @dataclass
@@ -82,7 +85,9 @@ class FolderPart:
         except ValueError as error:
             raise ValueError(f"image {item.name}: {error}") from error
         captions, kept = item.captions or told.captions, {**told.kept, **item.kept}
-        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes, kept)
+        second = second_file(self.words.condition, kept, item.condition)
+        condition = None if second is None else reader(second)
+        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes, kept, condition)
 
 
 def open_folder(
@@ -95,23 +100,28 @@ def open_folder(
     """
     if not listing.folder:
         raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
-    images = listing.names(*IMAGE_SUFFIXES)
-    beside = pair_files(listing, images)
+    every = listing.names(*IMAGE_SUFFIXES)
+    beside = pair_files(listing, every)
     pairs = {file for files in beside.values() for file in files}
-    book = Book(frozenset(images), words)
+    book = Book(frozenset(every), words)
+    seconds = pair_seconds(every, book)
     described, identity = _read_descriptions(listing, book, pairs)
-    if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
+    if words.selects and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
         raise ValueError(f"source {listing.given} has no table and no JSON with columns; leave {words.options} out")
+    images = leave_seconds(every, book, seconds)
     settle_text(entry.kept for entry in book.said.values())
     labels, notes = _folder_labels(listing, images, book)
     items = [
-        _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
+        replace(
+            _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())),
+            condition=seconds.get(name),
+        )
         for name in images
         if name not in book.faults
     ]
     items += [FolderImage(name, problem=reason) for name, reason in book.faults.items()]
     notes += book.notes + _list_remarks(listing, items, described, beside)
-    read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
+    read = {*every, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
     if order == "random":
         items.sort(key=lambda item: (hashlib.blake2b(item.name.encode(), digest_size=16).digest(), item.name))

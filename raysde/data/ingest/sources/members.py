@@ -58,12 +58,13 @@ def locate_member(path: str) -> MemberPlace:
     stem = folder + slash + first
     if not pieces:
         return MemberPlace(stem, stem, "", base)
-    names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]
+    names = [number for number, piece in enumerate(pieces[:-1], start=1) if not is_kind_word(piece)]
     cut = names[-1] if names else 0
     return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower(), base)
 
 
-def _is_kind_word(piece: str) -> bool:
+def is_kind_word(piece: str) -> bool:
+    """Return True if a piece of a name between two dots belongs to the extension."""
     counted = NUMBERED.fullmatch(piece)
     return WORD.fullmatch(piece) is not None or (counted is not None and counted[1].lower() in COUNTED)
 

@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysde.data.ingest.kept_values import Text, pick_values
+from raysde.data.ingest.kept_values import Text
 from raysde.data.ingest.sources.attribute_values import read_attributes
 from raysde.data.ingest.sources.book import Book
 from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
@@ -76,7 +76,7 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
     name = find_image(row, folder, book)
     captions, label = read_entry(row, book.words)
     if name in book.names:
-        numbers, kept = read_attributes(row, book.words.attributes), pick_values(row, book.words.keep)
+        numbers, kept = read_attributes(row, book.words.attributes), book.pick(row, folder)
         book.add(name, captions, label, numbers, kept)
     else:
         book.miss(name, where)
@@ -102,7 +102,8 @@ def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
     Raises:
         ValueError: if no column names an image, or two columns name two different images.
     """
-    values = nonempty_values(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
+    other = (*book.words.captions, *book.words.labels, book.words.condition)
+    values = nonempty_values(row, [key for key in FILE_KEYS if key not in other])
     paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
     if not paths:
         raise ValueError(

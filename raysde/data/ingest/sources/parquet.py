@@ -40,6 +40,8 @@ IMAGE_COLUMNS = tuple(
     dict.fromkeys(("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "image_path", *FILE_KEYS))
 )
 BATCH = 64
+Form = Literal["bytes", "struct", "path"]
+"""Form of a column of images."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,19 @@ class ParquetColumns:
         attributes: columns of numeric attributes, in the order in which they were asked for.
         unread: columns that are ignored.
         kept: columns that are kept for filters.
+        condition, condition_form: column of the second images and its form; None without one.
     """
 
     image: str
-    form: Literal["bytes", "struct", "path"]
+    form: Form
     caption: str | None
     label: str | None
     classes: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
     kept: tuple[str, ...] = ()
+    condition: str | None = None
+    condition_form: Form | None = None
 
     def describe_columns(self) -> str:
         """Return the columns and their use as text for a message."""
@@ -72,6 +77,8 @@ class ParquetColumns:
             parts.append(f"{len(self.classes)} class names ({summarise_names(self.classes)})")
         if self.attributes:
             parts.append(f"attributes of {summarise_columns(self.attributes)}")
+        if self.condition is not None:
+            parts.append(f"condition images of {self.condition!r} ({self.condition_form})")
         return ", ".join(parts)
 
 
@@ -125,7 +132,8 @@ class ParquetPart:
 
     def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
         """Yield batches of a row group; if it is damaged, those before the damage and then an error sentence."""
-        read = [self.columns.image, self.columns.caption, self.columns.label, *self.columns.attributes]
+        columns = self.columns
+        read = [columns.image, columns.caption, columns.label, columns.condition, *columns.attributes]
         names = list(dict.fromkeys([*(name for name in read if name is not None), *self.columns.kept]))
         try:
             yield from table.iter_batches(BATCH, row_groups=[group], columns=names)
@@ -145,9 +153,18 @@ class ParquetPart:
             values = {name: batch.column(name)[index].as_py() for name in wanted}
             numbers = tuple(parse_attribute(name, values[name]) for name in self.columns.attributes)
             kept = {column_identifier(name): plain_value(values[name], name) for name in self.columns.kept}
-            return Sample(key, image, parse_captions(caption), self._label(label), attributes=numbers, kept=kept)
+            second = self._condition(batch, index, reader)
+            said = parse_captions(caption), self._label(label)
+            return Sample(key, image, *said, attributes=numbers, kept=kept, condition=second)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
+
+    def _condition(self, batch: pa.RecordBatch, index: int, reader: FileReader) -> bytes | None:
+        """Return the file of a row's second image, None if it is null."""
+        name, form = self.columns.condition, self.columns.condition_form
+        value = None if name is None else batch.column(name)[index].as_py()
+        empty = value is None or (form == "struct" and value.get("bytes") is None and value.get("path") is None)
+        return None if empty or form is None else _read_image(value, form, reader)
 
     def _label(self, value: Any) -> str | None:
         classes = self.columns.classes
@@ -160,7 +177,7 @@ class ParquetPart:
         return classes[value]
 
 
-def _read_image(value: Any, form: str, reader: FileReader) -> bytes:
+def _read_image(value: Any, form: Form, reader: FileReader) -> bytes:
     fields = value if form == "struct" and value is not None else {form: value}
     data, path = fields.get("bytes"), fields.get("path")
     if data is not None:
@@ -201,7 +218,7 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
     rows = sum(part.count or 0 for part in parts)
     if columns is None or not rows:
         raise ValueError(f"source {listing.given} holds no row")
-    if images is not None and columns.form == "bytes":
+    if images is not None and columns.form == "bytes" and columns.condition_form in (None, "bytes"):
         raise ValueError(
             f"images {images} is given, but column {columns.image!r} holds the images themselves; leave --images out"
         )
@@ -222,6 +239,8 @@ def _list_remarks(listing: Listing, columns: ParquetColumns) -> Iterator[str]:
     said = {"captions": columns.caption, "labels": columns.label}
     there = [f"{what} from {name!r}" for what, name in {"images": columns.image, **said}.items() if name is not None]
     missing = [what for what, name in said.items() if name is None]
+    if columns.condition is not None:
+        there.append(f"condition images from {columns.condition!r}")
     yield f"read {', '.join(there)}" + (f"; there are no {' and no '.join(missing)}" if missing else "")
     if columns.unread:
         yield f"columns {summarise_columns(columns.unread)} are not read"
@@ -240,6 +259,8 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
         raise ValueError(f"{file} has the column {twice!r} twice; rename or remove one of the two")
     words.require(schema.names, file)
     types = {name: _plain_type(schema.field(name).type) for name in schema.names}
+    condition, condition_form = _find_condition(types, file, words)
+    whole, types = types, {name: kind for name, kind in types.items() if name != condition}
     features = _read_features(schema, file)
     try:
         image = _find_image_column(types, features, words)
@@ -254,7 +275,7 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
         raise ValueError(f"{file}: {error}") from error
     form = _image_form(types[image]) if image is not None else None
     if image is None or form is None:
-        columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        columns = ", ".join(f"{name}: {kind}" for name, kind in whole.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
     attributes = _find_attributes(types, file, words)
     words.require_kept([name for name in others if _is_plain(types[name])], file)
@@ -270,7 +291,35 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
                 f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
             )
     classes = features.get(label, {}).get("names") if label is not None else None
-    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), attributes, unread, kept)
+    names = tuple(map(str, classes or ()))
+    return ParquetColumns(
+        image, form, caption, label, names, attributes, unread, kept, condition, condition_form
+    )  # fmt: skip
+
+
+def _find_condition(types: dict[str, pa.DataType], file: str, words: Vocabulary) -> tuple[str | None, Form | None]:
+    """Return the column of second images and its form, None without a name of them.
+
+    Raises:
+        ValueError: naming the file, if there is no such column, or it holds neither images nor paths.
+    """
+    if words.condition is None:
+        return None, None
+    try:
+        name = next(iter(find_spellings(types, (words.condition,)).values()), None)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if name is None:
+        raise ValueError(
+            f"{file} has no column {words.condition!r}, which --condition-image asks for; it has "
+            f"{summarise_columns(types)}"
+        )
+    form = _image_form(types[name])
+    if form is None:
+        raise ValueError(
+            f"{file}: column {name!r}, which --condition-image asks for, is {types[name]}, neither images nor paths"
+        )
+    return name, form
 
 
 def _find_attributes(types: dict[str, pa.DataType], file: str, words: Vocabulary) -> tuple[str, ...]:

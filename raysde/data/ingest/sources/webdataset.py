@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 from raysde.data.ingest.kept_values import Value, pick_values
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.attribute_values import Values, merge_attributes, read_attributes
+from raysde.data.ingest.sources.columns import normalise_name
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
@@ -38,6 +39,7 @@ from raysde.data.ingest.sources.members import (
     MemberPlace,
     extension_label,
     is_about,
+    is_kind_word,
     locate_member,
 )
 from raysde.data.ingest.sources.records import find_pieces, is_record
@@ -116,13 +118,31 @@ class TarSample:
             captions, label, unread, attributes, kept = self._read_descriptions(image)
             if label is None and "/" in self.key:
                 unread.append("names of folders, which are labels in a folder of images alone")
-            return Sample(key, self.files[image], captions, label, tuple(unread), attributes, kept)
+            second = self._second(image)
+            condition = None if second is None else self.files[second]
+            return Sample(key, self.files[image], captions, label, tuple(unread), attributes, kept, condition)
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
+    def _second(self, image: str) -> str | None:
+        """Return the extension of the second image, such as ``depth.png``; None if there is none.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        found = [extension for extension in self.images if extension != image and self._is_second(extension)]
+        if len(found) > 1:
+            names = summarise_names([self.names[extension] for extension in found])
+            raise ValueError(f"it holds {len(found)} condition images ({names}), expected one; keep one")
+        return found[0] if found else None
+
+    def _is_second(self, extension: str) -> bool:
+        own = extension.rpartition(".")[0]
+        return self.words.condition is not None and normalise_name(own) == self.words.condition
+
     def _image(self) -> str:
         exact = [extension for extension in self.images if extension in IMAGES]
-        found = exact or self.images
+        found = exact or [extension for extension in self.images if not self._is_second(extension)]
         if not found:
             raise ValueError("it holds no image, expected one")
         if len(found) > 1:
@@ -158,7 +178,8 @@ class TarSample:
                 captions.update(dict.fromkeys(clean_captions([decode_utf8(self.files[extension], name)])))
                 label = None
             else:
-                unread += [extension_label(extension)] if extension != image else []
+                used = extension == image or (extension in self.images and self._is_second(extension))
+                unread += [] if used else [extension_label(extension)]
                 continue
             if label is not None:
                 labels.setdefault(label, extension)
@@ -325,7 +346,12 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
         ValueError: if a column is selected and the first archive has no JSON.
     """
     names = listing.names(*TAR_SUFFIXES)
-    if words != ANY and not TarPart(listing.root, names[0]).has_json():
+    if words.condition is not None and not is_kind_word(words.condition):
+        raise ValueError(
+            f"--condition-image {words.condition!r}: in archives it is a word without numbers, as in 0001.depth.png; "
+            "rename the files"
+        )
+    if words.selects and not TarPart(listing.root, names[0]).has_json():
         raise ValueError(f"archive {names[0]} has no JSON with keys to choose from; leave {words.options} out")
     notes = list(split_note(names))
     downloaded = find_pieces(listing)
