@@ -106,7 +106,8 @@ def _hash_window(thumbnails: np.ndarray, rows: np.ndarray, columns: np.ndarray) 
 def _basis(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the orthonormal cosines of the DCT at pixel positions [...], and their derivatives, float64 [..., 16]."""
     waves = np.arange(SIDE)
-    scale = np.where(waves, np.sqrt(2.0 / SIDE), np.sqrt(1.0 / SIDE))
+    scale = np.full(SIDE, np.sqrt(2.0 / SIDE))
+    scale[0] = np.sqrt(1.0 / SIDE)
     phase = np.pi / SIDE * (np.asarray(positions, dtype=np.float64)[..., None] + 0.5) * waves
     return scale * np.cos(phase), -np.pi / SIDE * waves * scale * np.sin(phase)
 
