@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raysde.data.batches.shares import fit_shares, split_count
+from raysde.data.dataset.filters import normalise_filter
 from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
@@ -195,6 +196,11 @@ def open_filtered(path: str, version: int | None, condition: str | None) -> Real
         ValueError: if there is no such data set or version, or the filter does not fit it.
     """
     manifest = read_manifest(path, "--data", choose_version(path, version, "--data-version"))
+    if condition is not None:
+        try:
+            condition = normalise_filter(condition)
+        except ValueError as error:
+            raise ValueError(f"--filter: {error}") from error
     selection = None if condition is None else select_rows(manifest, condition, "--filter")
     return open_sources([Source(manifest, selection=selection)], [1])
 

@@ -181,6 +181,7 @@ def test_a_question_that_cannot_be_asked_is_a_sentence(both, tmp_path, capsys):
         (["--data-version", "1"], "--data-version goes with --data"),
         (["--data", both[0].path, "--data-version", "4"], "has one version, 1"),
         (["--data", both[0].path, "--filter", "scores > 1"], "--filter: there is no column scores"),
+        (["--data", both[0].path, "--filter", "score >"], "--filter: "),
         (["--data", both[0].path, "--filter", "score > 1", "--split", "validation"], "has no rows of split validation"),
     ):
         assert main(["evaluate", str(folder), "--features", "judge", "--metrics", "kid", *given]) == 2
