@@ -38,11 +38,14 @@ def test_pairs_are_those_of_a_full_comparison(radius, at_once, monkeypatch):
     assert found(queries, hashes, radius) == set(zip(*(each.tolist() for each in wanted), strict=True))
 
 
-@pytest.mark.parametrize("radius", [0, 3, 7, 11])
-def test_pairs_among_one_set_are_found_in_one_order_at_least(radius):
+@pytest.mark.parametrize(("radius", "bands"), [(0, 8), (3, 4), (7, 4), (11, 5)])
+def test_pairs_among_one_set_are_found_in_one_order_at_least(radius, bands, monkeypatch):
+    """Few bands are those of many hashes: some hashes that are near differ in two bits or more of each."""
+    monkeypatch.setattr(hash_search, "band_count", lambda count, radius: bands)
     rng = np.random.default_rng(radius)
     hashes = random_hashes(300)
     hashes = np.concatenate([hashes, flipped(hashes, radius + 3, rng)])
+    hashes = hashes[rng.permutation(len(hashes))]
     wanted = np.nonzero(np.bitwise_count(hashes[:, None] ^ hashes[None]) <= radius)
     got = {tuple(sorted(pair)) for pair in found(hashes, hashes, radius)}
     assert got == {tuple(sorted(pair)) for pair in zip(*(each.tolist() for each in wanted), strict=True)}
