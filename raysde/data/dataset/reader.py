@@ -273,7 +273,7 @@ class Reader:
         Args:
             chosen: number in [0, 1) that selects the view of the latents.
         """
-        mirrored = False
+        mirrored = 0
         if self.moments is not None:
             views = self.moments.derived.views
             crop, mirrored = divmod(views.choose(chosen), 1 + views.flip)
