@@ -53,11 +53,11 @@ def edge_magnitude(images: np.ndarray) -> np.ndarray:
     gx and gy are the responses of Sobel's 3 x 3 filters (Sobel and Feldman 1968) in levels; borders are repeated. A
     straight step of 255 levels has the magnitude 255.
     """
-    from scipy.ndimage import sobel
-
-    # one image at a time, since scipy smooths along all axes but one, the number of the image among them
-    gradients = [[sobel(image, axis=axis, mode="nearest") for axis in (0, 1)] for image in images.astype(np.float64)]
-    return np.stack([np.rint(np.minimum(255.0, np.hypot(*each) / 4.0)) for each in gradients]).astype(np.uint8)
+    around = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down, right = around[:, 2:] - around[:, :-2], around[:, :, 2:] - around[:, :, :-2]
+    gy = down[:, :, :-2] + 2.0 * down[:, :, 1:-1] + down[:, :, 2:]
+    gx = right[:, :-2] + 2.0 * right[:, 1:-1] + right[:, 2:]
+    return np.rint(np.minimum(255.0, np.hypot(gx, gy) / 4.0)).astype(np.uint8)
 
 
 def write_digits(folder: Path, *, thickness: bool = False, edges: bool = False) -> int:

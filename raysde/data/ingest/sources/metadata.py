@@ -102,8 +102,8 @@ def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
     Raises:
         ValueError: if no column names an image, or two columns name two different images.
     """
-    elsewhere = (*book.words.captions, *book.words.labels, book.words.condition)
-    values = nonempty_values(row, [key for key in FILE_KEYS if key not in elsewhere])
+    taken = (*book.words.captions, *book.words.labels, book.words.condition)
+    values = nonempty_values(row, [key for key in FILE_KEYS if key not in taken])
     paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
     if not paths:
         raise ValueError(
