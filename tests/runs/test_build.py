@@ -267,6 +267,7 @@ ELSEWHERE = {
     "train.compile",  # test_loop.py
     "publish", "keep.mode",  # test_keeping.py
     "validation.features", "validation.sampler",  # test_quality.py
+    "validation.where", "validation.delay", "validation.actors", "validation.cpus", "validation.gpus",  # test_beside.py
     "attributes.names", "attributes.dropout", "sampling.attributes",  # conditioning/test_attributes.py
     "image_condition",  # conditioning/test_images.py
     "latent", "train.times", "text",  # nodes that are null

@@ -240,7 +240,7 @@ def test_data_sets_that_do_not_fit_are_refused(both, grey, tmp_path, values, sai
         ({"weights": {"column": "score"}}, "has no column of numbers 'score'; it has width, height"),
         ({"weights": {"column": "widht"}}, r"'widht'; did you mean width\?"),
         ({"weights": {"column": "label"}}, "has no column of numbers 'label'"),
-        ({"weights": "balance"}, "data.weights: Input should be 'balanced'"),
+        ({"weights": "balance"}, "data.weights: must be 'balanced'"),
         ({"weights": {"column": ""}}, "has no column of numbers ''"),
         ({"path": None}, "data: path is required"),
         ({"mix": [{"path": "x", "weight": 1}]}, "path and mix exclude each other"),

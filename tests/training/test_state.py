@@ -12,6 +12,7 @@ from raysde.config import loading
 from raysde.runs.build import new_state
 from raysde.runs.run import open_run
 from raysde.training.bad_steps import BadSteps
+from raysde.training.beside import Measurement, OpenMeasurements
 from raysde.training.state import TrainState
 from tests.support.training import same_tensors, stirred
 
@@ -29,6 +30,9 @@ VALUES = {
     "stopped": True,
     "measured": (7, {"val/loss": 0.5, "val/kid": None}),
     "bad": BadSteps(skipped=2, rollbacks=1, left_out=[(3, 5), (9, 10)], losses=[0.1, 0.7], base=4),
+    "beside": OpenMeasurements(
+        {5: Measurement(80), 7: Measurement(112, {"val/kid": None})}, {3: Measurement(48, {"val/kid": 0.5})}
+    ),
 }
 
 
