@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn, idctn
 
 SIDE = 16
 """Height and width of a thumbnail in pixels."""
@@ -105,19 +104,23 @@ def _hash_window(thumbnails: np.ndarray, rows: np.ndarray, columns: np.ndarray) 
 
 def _basis(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the orthonormal cosines of the DCT at pixel positions [...], and their derivatives, float64 [..., 16]."""
-    waves = np.arange(SIDE)
-    scale = np.full(SIDE, np.sqrt(2.0 / SIDE))
-    scale[0] = np.sqrt(1.0 / SIDE)
-    phase = np.pi / SIDE * (np.asarray(positions, dtype=np.float64)[..., None] + 0.5) * waves
-    return scale * np.cos(phase), -np.pi / SIDE * waves * scale * np.sin(phase)
+    frequencies = np.arange(SIDE)
+    scale = np.where(frequencies > 0, np.sqrt(2.0 / SIDE), np.sqrt(1.0 / SIDE))
+    phase = np.pi / SIDE * (np.asarray(positions, dtype=np.float64)[..., None] + 0.5) * frequencies
+    return np.asarray(scale * np.cos(phase)), np.asarray(-np.pi / SIDE * frequencies * scale * np.sin(phase))
+
+
+def _to_frequencies(levels: np.ndarray) -> np.ndarray:
+    """Return the orthonormal type-II DCT of levels [N, 16, 16], float64."""
+    waves, _ = _basis(np.arange(SIDE))
+    return np.asarray(waves.T @ levels.astype(np.float64) @ waves)
 
 
 def _smooth(thumbnails: np.ndarray) -> np.ndarray:
     """Return thumbnails after the low-pass filter, float64 [N, 16, 16]."""
     squares = np.arange(SIDE)[:, None] ** 2 + np.arange(SIDE)[None] ** 2
-    weights = np.exp(-0.5 * squares / FINEST**2)
-    spectrum = dctn(thumbnails.astype(np.float64), axes=(1, 2), norm="ortho")
-    return np.asarray(idctn(spectrum * weights, axes=(1, 2), norm="ortho"))
+    waves, _ = _basis(np.arange(SIDE))
+    return np.asarray(waves @ (_to_frequencies(thumbnails) * np.exp(-0.5 * squares / FINEST**2)) @ waves.T)
 
 
 def measure_distances(first: np.ndarray, second: np.ndarray, limit: float = np.inf) -> np.ndarray:
@@ -140,7 +143,7 @@ def measure_distances(first: np.ndarray, second: np.ndarray, limit: float = np.i
 
 def _align(first: np.ndarray, second: np.ndarray, limit: float) -> np.ndarray:
     """Return the distances of pairs [N, 16, 16] after the best transformation of the first."""
-    spectrum = dctn(first, axes=(1, 2), norm="ortho")
+    spectrum = _to_frequencies(first)
     change = np.zeros((len(first), 4))  # vertical scale and shift, horizontal scale and shift
     best = np.full(len(first), np.inf)
     limits = np.array([LARGEST, LARGEST * SIDE / 2] * 2)
