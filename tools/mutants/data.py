@@ -39,7 +39,7 @@ LEFT_OUT = "tests/data/ingest/test_left_out.py"
 
 MUTANTS = [
     Mutant("bands that differ in one bit less", "raysde.data.dataset.hash_search:find_pairs", "radius // band_count(len(hashes), radius)", "max(0, radius // band_count(len(hashes), radius) - 1)", HASH_SEARCH + " -k 'full_comparison'"),
-    Mutant("half of the pairs among one set", "raysde.data.dataset.hash_search:find_pairs", "sought & top == 0", "sought & flipped == 0", HASH_SEARCH + " -k 'one_order'"),
+    Mutant("half of the pairs among one set", "raysde.data.dataset.hash_search:find_pairs", "sought & top == 0", "sought & flipped == 0", HASH_SEARCH + " -k 'two_bits'"),
     Mutant("pairs lost at the end of a piece", "raysde.data.dataset.hash_search:_expand", "ends[low : high + 1], numbers[-1] + 1", "ends[low : high + 1], numbers[-1]", HASH_SEARCH + " -k 'full_comparison'"),
     Mutant("the smallest image kept", "raysde.data.dataset.duplicates:_Search.finish", "-gallery.pixels[members]", "gallery.pixels[members]", DUPLICATES + " -k 'kept or distinct_pictures'"),
     Mutant("an earlier version's row that yields to a larger one", "raysde.data.dataset.duplicates:_Search.finish", "gallery.ranks[members], roots", "roots", LEFT_OUT + " -k 'appended'"),

@@ -1,5 +1,6 @@
 """Near duplicates among planted copies: every copy in the group of its original, distinct pictures in none."""
 
+import gzip
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from raysde.data.dataset.hash_files import FOLDER, Looks, compute_looks, open_lo
 from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.samples import Sample
 from raysde.images.perceptual import hash_thumbnails, make_thumbnail
-from tests.support.copies import COPIES, draw_scene, png, resized
+from tests.support.copies import COPIES, cropped, draw_scene, png, resized
 from tests.support.ingested import ingest_here
+from tests.support.real import real
 from tests.support.sources import Given
 
 RULES = Rules(channels=3, size=48, row_group=16, shard_rows=40)
@@ -84,6 +86,19 @@ def test_no_digit_nearly_repeats_another(tmp_path):
     assert find(tmp_path, looks(digits)).dropped.sum() <= 1
     copies = [list(COPIES.values())[n % 4](digits[n], rng) for n in range(100)]
     assert np.isin(np.arange(1797, 1897), find(tmp_path, looks(digits + copies)).rows).mean() >= 0.95
+
+
+@pytest.mark.slow
+def test_few_of_ten_thousand_clothes_nearly_repeat_another(tmp_path):
+    """At most 0.1% of the test images of Fashion-MNIST are left out. Of 300 planted copies, at least 95% are found."""
+    file = real("fashion-mnist") / "t10k-images-idx3-ubyte.gz"
+    levels = np.frombuffer(gzip.decompress(file.read_bytes())[16:], np.uint8).reshape(-1, 28, 28)
+    clothes = [Image.fromarray(each) for each in levels]
+    assert find(tmp_path, looks(clothes)).dropped.sum() <= 10
+    rng = np.random.default_rng(6)
+    kinds = [COPIES["larger"], COPIES["jpeg"], lambda picture, rng: cropped(picture, 0.03, rng)]
+    copies = [kinds[n % 3](clothes[n], rng) for n in range(300)]
+    assert np.isin(np.arange(1000, 1300), find(tmp_path, looks(clothes[:1000] + copies)).rows).mean() >= 0.95
 
 
 def test_a_pair_that_is_not_confirmed_is_none(tmp_path):

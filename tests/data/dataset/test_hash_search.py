@@ -40,7 +40,6 @@ def test_pairs_are_those_of_a_full_comparison(radius, at_once, monkeypatch):
 
 @pytest.mark.parametrize(("radius", "bands"), [(0, 8), (3, 4), (7, 4), (11, 5)])
 def test_pairs_among_one_set_are_found_in_one_order_at_least(radius, bands, monkeypatch):
-    """Few bands are those of many hashes: some hashes that are near differ in two bits or more of each."""
     monkeypatch.setattr(hash_search, "band_count", lambda count, radius: bands)
     rng = np.random.default_rng(radius)
     hashes = random_hashes(300)
@@ -49,6 +48,15 @@ def test_pairs_among_one_set_are_found_in_one_order_at_least(radius, bands, monk
     wanted = np.nonzero(np.bitwise_count(hashes[:, None] ^ hashes[None]) <= radius)
     got = {tuple(sorted(pair)) for pair in found(hashes, hashes, radius)}
     assert got == {tuple(sorted(pair)) for pair in zip(*(each.tolist() for each in wanted), strict=True)}
+
+
+def test_pairs_that_differ_in_two_bits_of_each_band_are_found(monkeypatch):
+    """Each of the two hashes has one of the two bits, in each of the three bands of a large set."""
+    monkeypatch.setattr(hash_search, "band_count", lambda count, radius: 3)
+    bands = choose_bands(2, 8)
+    one, two = (sum(1 << (band.start + place) for band in bands) for place in (3, 9))
+    hashes = np.array([one, two], dtype=np.uint64)
+    assert {tuple(sorted(pair)) for pair in found(hashes, hashes, 8)} == {(0, 0), (0, 1), (1, 1)}
 
 
 @pytest.mark.parametrize("count", [10, 10**6, 10**8])
