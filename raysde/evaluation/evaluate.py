@@ -304,7 +304,7 @@ def choose_conditions(model: Model, reader: RealReader, question: Question) -> I
             f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}"
             "; use data with the model's channels"
         )
-    held_out.check_told(model, question.metrics)
+    held_out.check_told(model.spec.image_condition, question.metrics)
     draw = partial(draw_conditions, reader, question.split)
     if isinstance(model.spec.image_condition, ColumnCondition):
         check_column(model.spec.image_condition, manifest, "the model takes a condition image")

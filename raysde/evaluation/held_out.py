@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from raysde import rng
-from raysde.conditioning.images import ColumnCondition
+from raysde.conditioning.images import ImageCondition
 from raysde.data.classes import match_classes
 from raysde.data.dataset.reader import Columns
 from raysde.evaluation.chunks import MeasuredRange
@@ -110,18 +110,20 @@ def check_measurable(model: Model, reader: RealReader, metrics: tuple[str, ...],
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
 
 
-def check_told(model: Model, metrics: Sequence[str]) -> None:
+def check_told(told: ImageCondition | None, metrics: Sequence[str]) -> None:
     """Check that a model that is told images is measured by the task that it was trained for.
+
+    Args:
+        told: the task; None for a model that is told no images.
 
     Raises:
         ValueError: naming the metric whose images are drawn without such an image.
     """
-    told = model.spec.image_condition
     if told is None:
         return
     for name in metrics:
         # drawn images are told the second images of rows, measurements on held-out images none
-        if isinstance(told, ColumnCondition) and name not in METRICS:
+        if told.kind == "column" and name not in METRICS:
             continue
         if told.kind != "inpaint" or METRICS.get(name) != "inpainted":
             raise ValueError(

@@ -19,6 +19,7 @@ from raysde.distributed.world import World
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.evaluate import Question, choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
+from raysde.evaluation.held_out import check_told
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.shared import share_among_ranks, share_cache
@@ -71,6 +72,10 @@ def check_quality(config: RunConfig, sources: RunSources) -> None:
     if not config.validation.metrics:
         return
     question = make_question(config)
+    try:
+        check_told(config.image_condition, question.metrics)
+    except ValueError as error:
+        raise ValueError(f"validation.metrics: {error}") from None
     judged = "accuracy" in question.metrics or (question.compares and config.validation.features == "judge")
     unlabelled = [each.manifest.path for each in sources.sources if not each.manifest.classes]
     if judged and (unlabelled or sources.manifest.classes < 2):

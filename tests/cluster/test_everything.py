@@ -1,6 +1,6 @@
 """One run with all that a long run uses at once, killed five times at random: the weights of an undisturbed run.
 
-The run mixes two data sets, one of them filtered and weighted, tells the network captions, a number and a small image,
+The run mixes two data sets, one of them filtered and weighted, tells the network captions, a number and a second image,
 measures FID while it trains, keeps its best checkpoints, and returns to a checkpoint once its loss is NaN.
 """
 
@@ -38,7 +38,7 @@ def recipe(both, storage: Path, network: dict) -> dict:
         "network": {"kind": "external", **network},
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
         "attributes": {"names": ["tilt"]},
-        "image_condition": {"kind": "upscale", "factor": 2},
+        "image_condition": {"kind": "column"},
         "train": {"length": {"steps": STEPS}, "batch": 16, "lr": 1e-3, "warmup": 3, "microbatch": 8,
                   "ema": {"half_life": 100}, "on_bad_step": "rollback", "bad_steps": {"window": 5}},
         "validation": {"rows": 24, "every": EVERY, "metrics": ["fid"], "samples": 32, "batch": 8, "allow_few": True,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raysde.data.condition_column import ConditionColumn
 from raysde.data.dataset.manifest import INGESTING, Manifest
 from raysde.data.ingest.collect import collect_parts
 from raysde.data.ingest.convert import Rules, convert_part
@@ -38,12 +39,17 @@ RULES = Rules(channels=1, size=8, row_group=8, shard_rows=40, keep=("score", "la
 
 
 def described_parts(rows: int, first: int = 0) -> list[Given]:
-    """Return the parts of :func:`scored_parts` with the attribute ``tilt``, row i modulo 10."""
+    """Return the parts of :func:`scored_parts` with the attribute ``tilt``, row i modulo 10, and second images.
+
+    The second image is the image itself.
+    """
     return [
-        Given(tuple(replace(each, attributes=(float(int(each.key) % 10),)) for each in part.samples))
+        Given(
+            tuple(replace(each, attributes=(float(int(each.key) % 10),), condition=each.data) for each in part.samples)
+        )
         for part in scored_parts(rows, first=first)
     ]
 
 
-DESCRIBED = replace(RULES, attributes=("tilt",))
+DESCRIBED = replace(RULES, attributes=("tilt",), condition=ConditionColumn("same"))
 """Rules for :func:`described_parts`."""
