@@ -451,9 +451,9 @@ def test_evaluation_draws_for_the_conditions_of_held_out_rows(edges, tmp_path):
     number = {"thickness": told["attributes"]["thickness"][count - 1 : count + 1]}
     wanted = model.sample(**own, attributes=number, seed=5, first=count - 1, steps=1)
     assert torch.equal(drawn, wanted.images)
-    check_told(model, ("fid", "accuracy"))
+    check_told(model.spec.image_condition, ("fid", "accuracy"))
     with pytest.raises(ValueError, match=r"bpd: the model is told images, for image_condition.kind=column"):
-        check_told(model, ("bpd",))
+        check_told(model.spec.image_condition, ("bpd",))
     bare = write_digit_shards(tmp_path / "bare", rows=30)
     with pytest.raises(
         ValueError, match=r"the model takes a condition image: the data set at .* has no condition image"
