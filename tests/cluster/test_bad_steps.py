@@ -24,13 +24,16 @@ def test_a_job_returns_to_its_checkpoint(digits, tmp_path):
     network = {"kind": "external", "factory": "tests.cluster.networks:Spoiled", "kwargs": {"bad": [7]}}
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     changes = {"network": network, "text": None, "train__on_bad_step": "rollback", "train__length__steps": 12,
-               "checkpoint_every": 4, "data__block_steps": 2}  # fmt: skip
+               "checkpoint_every": 4, "data__block_steps": 2, "resources__cpus_per_worker": 1}  # fmt: skip
     tree = small_recipe(digits, tmp_path / "runs", **changes, tracking__uri=uri)
     done = train_job(loading.parse_recipe(tree))
     run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path / "bare", **changes)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker's
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train_here(run, None)
+    torch.set_num_threads(before)
     found = checkpoint.read_description(Path(done.checkpoint))
     assert (found.step, found.position, found.bad.left_out) == (12, 15, [(4, 7)])
     bare = tmp_path / "bare" / "small" / checkpoint.checkpoint_name(12)
