@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +18,12 @@ def cluster():
     connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def one_thread():
+    """Compute with one thread, as workers and actors with one CPU do; kernels round differently with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

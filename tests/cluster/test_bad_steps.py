@@ -16,7 +16,7 @@ from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from tests.support.training import same_tensors, small_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster", "one_thread")]
 
 
 def test_a_job_returns_to_its_checkpoint(digits, tmp_path):
@@ -28,12 +28,9 @@ def test_a_job_returns_to_its_checkpoint(digits, tmp_path):
     tree = small_recipe(digits, tmp_path / "runs", **changes, tracking__uri=uri)
     done = train_job(loading.parse_recipe(tree))
     run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path / "bare", **changes)))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the worker's
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train_here(run, None)
-    torch.set_num_threads(before)
     found = checkpoint.read_description(Path(done.checkpoint))
     assert (found.step, found.position, found.bad.left_out) == (12, 15, [(4, 7)])
     bare = tmp_path / "bare" / "small" / checkpoint.checkpoint_name(12)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
@@ -32,15 +31,6 @@ def home(digits, tmp_path_factory):
             patch.setattr(classifier, name, value)
         open_judge(Reader(digits), (8, 8), folder / "raysde" / "evaluation")
         yield folder
-
-
-@pytest.fixture
-def one_thread():
-    """Measure with one thread, as an actor with one CPU does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

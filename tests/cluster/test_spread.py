@@ -60,15 +60,6 @@ def labels(tmp_path_factory) -> str:
     return write_model(tmp_path_factory.mktemp("models") / "labels", text=None, classes=10)
 
 
-@pytest.fixture
-def one_thread():
-    """Workers with at most one CPU have one thread; kernels round differently with another number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def figures_of(labels, data, cache, measure, **settings):
     question = Question(METRICS, 600, rows=40, seed=3, allow_few=True, settings={**FAST, **settings})
     opener = lambda reader: wrap_as_network("net", Network())  # noqa: E731
