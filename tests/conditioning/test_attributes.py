@@ -43,7 +43,7 @@ from raysde.runs.local import train_here
 from raysde.runs.run import check_run, open_run
 from raysde.training.objective import microbatch_loss
 from tests.support.command_line import refused
-from tests.support.models import inputs, spec_with
+from tests.support.models import inputs, noisy_model, spec_with
 from tests.support.training import same_tensors, small_recipe, stirred
 
 AGE, SIZE = Attribute("age", 10.0, 50.0), Attribute("size", -1.0, 1.0)
@@ -95,13 +95,7 @@ def numbered_recipe(data, runs, /, **changes):
 
 def number_model(*attributes: Attribute, **changes) -> Model:
     """Return an unconditional model but for its attributes, with random weights wherever they start at zero."""
-    spec = spec_with(attributes=attributes, **changes)
-    model = fresh_model(spec, ["a b"], 0).eval()
-    g = torch.Generator().manual_seed(9)
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.data.normal_(0.0, 0.1, generator=g)
-    return Model(model, spec)
+    return noisy_model(spec_with(attributes=attributes, **changes))
 
 
 def test_the_features_are_sines_and_cosines_of_the_scaled_value():

@@ -41,7 +41,7 @@ from raysde.inference.prompt_file import read_requests
 from raysde.inference.samples import place_beside
 from raysde.inference.told_images import told_columns
 from raysde.models.autoencoder import LatentSpec, encode_moments, load_vae
-from raysde.models.spec import ModelSpec, fresh_model
+from raysde.models.spec import ModelSpec
 from raysde.precompute.jobs import LatentsJob, show_views
 from raysde.registry.serving import Served, request_columns
 from raysde.runs.build import make_objective, make_validator
@@ -57,7 +57,7 @@ from tests.support.edges import EDGES as COLUMN
 from tests.support.edges import edge_shards, sobel_edges, to_png
 from tests.support.encoders import autoencoder
 from tests.support.ingested import ingest_here
-from tests.support.models import spec_with
+from tests.support.models import noisy_model, spec_with
 from tests.support.precomputed import done
 from tests.support.ranks import on_ranks, train
 from tests.support.sources import Given
@@ -91,13 +91,7 @@ def opened(recipe):
 
 def column_model(condition=EDGES, **changes) -> Model:
     """Return a model of second images, with random weights wherever they start at zero."""
-    spec = spec_with(image_condition=condition, **changes)
-    model = fresh_model(spec, ["a b"], 0).eval()
-    g = torch.Generator().manual_seed(9)
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.data.normal_(0.0, 0.1, generator=g)
-    return Model(model, spec)
+    return noisy_model(spec_with(image_condition=condition, **changes))
 
 
 def pictures(count=3, side=8, channels=1):

@@ -34,7 +34,7 @@ from raysde.inference.guidance import Guidance
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
 from raysde.inference.told_images import draw_told, told_columns
-from raysde.models.spec import ModelSpec, fresh_model
+from raysde.models.spec import ModelSpec
 from raysde.registry.serving import Served, request_columns
 from raysde.runs.build import make_objective
 from raysde.runs.hooks import draw_sample_grid
@@ -44,7 +44,7 @@ from raysde.sampling.sampler import sample
 from raysde.training.objective import microbatch_loss
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
-from tests.support.models import inputs, spec_with
+from tests.support.models import inputs, noisy_model, spec_with
 from tests.support.real import real
 from tests.support.training import same_tensors, small_recipe, stirred
 
@@ -62,13 +62,7 @@ def told_recipe(data, runs, /, kind="upscale", **changes):
 
 def told_model(condition, **changes) -> Model:
     """Return a model with an image condition, with random weights wherever they start at zero."""
-    spec = spec_with(image_condition=condition, **changes)
-    model = fresh_model(spec, ["a b"], 0).eval()
-    g = torch.Generator().manual_seed(9)
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.data.normal_(0.0, 0.1, generator=g)
-    return Model(model, spec)
+    return noisy_model(spec_with(image_condition=condition, **changes))
 
 
 def pictures(count=3, side=8):

@@ -3,6 +3,7 @@
 import torch
 
 from raysde.conditioning.text import ScratchText
+from raysde.inference.model import Model
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
@@ -50,3 +51,13 @@ class Own(torch.nn.Module):
 def inputs(count=4):
     g = torch.Generator().manual_seed(3)
     return torch.randn(count, 1, 8, 8, generator=g), torch.linspace(0.1, 0.9, count)
+
+
+def noisy_model(spec: ModelSpec) -> Model:
+    """Return a model with random weights wherever they start at zero, so that its output depends on all inputs."""
+    model = fresh_model(spec, ["a b"], 0).eval()
+    g = torch.Generator().manual_seed(9)
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.data.normal_(0.0, 0.1, generator=g)
+    return Model(model, spec)
