@@ -19,6 +19,7 @@ from raysde.cluster.connection import tell_driver
 from raysde.cluster.elastic import DataTasks, TorchTrainer
 from raysde.cluster.entry import train_worker
 from raysde.cluster.leaving import Departure, SaveBeforeResize
+from raysde.cluster.refusals import RefusedError
 from raysde.cluster.resources import (
     Share,
     actors_share,
@@ -44,8 +45,8 @@ RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that names the exception."""
 DAMAGED = re.compile(rf"{DamagedCheckpointError.__name__}: checkpoint (\S+) is damaged: (.+)")
 """The error of workers that loaded a damaged checkpoint."""
-OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
-"""The prefix of an error in the user's own code, which another worker group would meet too."""
+FINAL = re.compile(rf"([\w.]+\.)?(?:{OwnCodeError.__name__}|{RefusedError.__name__}): ")
+"""The prefix of an error that another worker group would meet too: of the user's own code, or a refusal."""
 
 
 def resume_step(run: Run, speak: Callable[[str], None] | None = None, damaged: Mapping[str, str] | None = None) -> int:
@@ -99,7 +100,7 @@ def run_worker_group(
         departure: this command's wish to end early; None for none.
 
     Raises:
-        ValueError: as :func:`own_share`, or if the user's own code ended the run.
+        ValueError: as :func:`own_share`, or if the user's own code or a worker's refusal ended the run.
         RuntimeError: if the run failed more than ``resources.max_failures`` times, with the last error.
         TakenOver: if another command took the run over.
     """
@@ -132,7 +133,7 @@ def repeat_groups(
     """Launch worker groups until one is the last, see :func:`run_worker_group`.
 
     Raises:
-        ValueError: if no checkpoint is whole, or code of the user is at fault.
+        ValueError: if no checkpoint is whole, code of the user is at fault, or a worker refuses the recipe or its data.
         RuntimeError: if the workers failed more than ``resources.max_failures`` times, or a loss is not finite.
         TakenOver: if another command has the run.
     """
@@ -154,8 +155,8 @@ def repeat_groups(
                 damaged[fault[1]] = fault[2]
                 said = ""
                 continue  # from an older checkpoint; this is no failure, and ends with the last checkpoint
-            if OWN.search(said):
-                raise ValueError(OWN.sub("", said, count=1)) from error
+            if FINAL.search(said):
+                raise ValueError(FINAL.sub("", said, count=1)) from error
             if departure is not None and departure.should_stop():
                 return
             if failures == most:
@@ -238,14 +239,14 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
 def root_cause(error: Exception) -> str:
     """Return the error that ended a worker group as one line.
 
-    An error in the user's own code comes first, then that of the lowest rank, then the controller's. In a chain of
-    exceptions, the last one that is not a Ray wrapper counts.
+    An error in the user's own code and a refusal come first, then that of the lowest rank, then the controller's. In a
+    chain of exceptions, the last one that is not a Ray wrapper counts.
     """
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     told = [_describe_failure(rank, failure) for rank, failure in sorted(failures.items())]
-    return next(filter(OWN.search, told), told[0])
+    return next(filter(FINAL.search, told), told[0])
 
 
 def _describe_failure(rank: int, failure: object) -> str:

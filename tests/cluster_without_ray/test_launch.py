@@ -1,5 +1,6 @@
 """Arguments of Ray Train and Ray Tune, without a cluster: every setting of a recipe reaches them."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import ray
 import ray.data
 import ray.train
+import torch
 from ray import cloudpickle
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
@@ -25,6 +27,7 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster import connection, job, train
 from raysde.cluster.backpressure import PAUSE, pause_if_exhausted, set_up_data
+from raysde.cluster.refusals import RefusedError, mark_refusals
 from raysde.cluster.resources import (
     Cluster,
     DataShare,
@@ -39,7 +42,7 @@ from raysde.cluster.stream import blocks_in_slice, stream_spec
 from raysde.cluster.train import root_cause, run_worker_group
 from raysde.cluster.trial_reports import Mailbox
 from raysde.cluster.tune_training import sweep_definition
-from raysde.cluster.worker import time_first_batch
+from raysde.cluster.worker import check_shared, time_first_batch
 from raysde.config import loading
 from raysde.data.dataset.precomputed import PrecomputedFile, TextEmbeddings
 from raysde.distributed.world import World
@@ -275,16 +278,29 @@ def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
         launched(Share(1, False), raised=Failed(failures))
 
 
+@pytest.mark.parametrize("kind", [OwnCodeError, RefusedError])
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("form", ["traceback", "error"])
-def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, form):
+def test_a_mistake_of_the_user_ends_a_run_at_once(launched, capsys, rank, form, kind):
     """Another worker group would meet the error again; other workers lose their connection only because of it."""
-    mistake = OwnCodeError("network.factory 'my:Net' raised KeyError: 'a' at my.py:3")
+    mistake = kind("network.factory 'my:Net' raised KeyError: 'a' at my.py:3")
     said = mistake if form == "error" else "".join(traceback.format_exception(mistake))
     failures = {rank: said, 1 - rank: "RuntimeError: Connection closed by peer"}
     with pytest.raises(ValueError, match=rf"^run 'small' failed: worker {rank}: network\.factory 'my:Net' raised"):
         launched(Share(1, False), raised=Failed(failures), resources__max_failures=3)
     assert "starting again" not in capsys.readouterr().err
+
+
+def test_only_refusals_of_raysde_itself_are_marked(tmp_path):
+    """An error of another library, of a subclass or of another type may be of one machine or moment."""
+    with pytest.raises(RefusedError, match=r"storage .* is not one folder for all nodes"), mark_refusals():
+        check_shared(SimpleNamespace(config=SimpleNamespace(storage=str(tmp_path), name="absent")))
+    for raised in (lambda: int("x"), lambda: torch.zeros(2).reshape(3), lambda: json.loads("{")):
+        with pytest.raises((ValueError, RuntimeError)) as found, mark_refusals():
+            raised()
+        assert type(found.value) is not RefusedError
+    with pytest.raises(DamagedCheckpointError), mark_refusals():
+        raise DamagedCheckpointError("step_000000006", "weights.safetensors is missing")
 
 
 def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypatch, capsys):
