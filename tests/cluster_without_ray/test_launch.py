@@ -27,6 +27,7 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster import connection, job, train
 from raysde.cluster.backpressure import PAUSE, pause_if_exhausted, set_up_data
+from raysde.cluster.entry import train_worker
 from raysde.cluster.refusals import RefusedError, mark_refusals
 from raysde.cluster.resources import (
     Cluster,
@@ -301,6 +302,14 @@ def test_only_refusals_of_raysde_itself_are_marked(tmp_path):
         assert type(found.value) is not RefusedError
     with pytest.raises(DamagedCheckpointError), mark_refusals():
         raise DamagedCheckpointError("step_000000006", "weights.safetensors is missing")
+
+
+def test_a_worker_marks_its_refusals(recipe):
+    """The driver tells refusals from other errors by the type in the worker's traceback."""
+    run = loading.parse_recipe(recipe(storage="/nonexistent/runs", data__stream="worker"))
+    settings = {"recipe": run.model_dump(mode="json"), "threads": torch.get_num_threads(), "reports": "a sweep"}
+    with pytest.raises(RefusedError, match="storage /nonexistent/runs is not one folder"):
+        train_worker(settings)
 
 
 def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypatch, capsys):
