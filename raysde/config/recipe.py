@@ -27,6 +27,7 @@ from raysde.config.sections import (
     Tracking,
     Train,
 )
+from raysde.evaluation.metric import known_direction
 from raysde.io.near import did_you_mean
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.spec import ImageConditionField, NetworkField, SDEField
@@ -169,6 +170,9 @@ class RunConfig(Node):
         """Check that the run reports the metric of ``keep.by``, and that a best checkpoint to register is kept."""
         known = (*METRICS, *self.validation.quality_names)
         if self.keep.by not in known:
+            name = self.keep.by.removeprefix("val/")
+            if name != self.keep.by and known_direction(name) is not None:
+                raise ValueError(f"keep.by={self.keep.by} is not measured here; add {name} to validation.metrics")
             raise ValueError(
                 f"keep.by={self.keep.by} is no metric of this run{did_you_mean(self.keep.by, known)}; it reports "
                 f"{', '.join(name for name in known if '_snr_' not in name)}, and the losses per bin of log-SNR"

@@ -143,7 +143,7 @@ def test_checkpoints_are_ranked_by_a_metric_of_drawn_images(digits, tmp_path, mo
         ({"class_conditional": False}, "validation.metrics: accuracy needs a model with labels or captions"),
         ({"validation__every": 0, "validation__metrics_every": None}, "validation: metrics are never measured"),
         ({"validation__metrics": ["kid", "kid"]}, "validation: metrics must differ"),
-        ({"keep": {"by": "val/fid"}}, "keep.by=val/fid is no metric of this run"),
+        ({"keep": {"by": "val/fid"}}, "keep.by=val/fid is not measured here; add fid to validation.metrics"),
     ],
 )
 def test_a_bad_value_is_a_sentence(digits, tmp_path, changes, sentence):

@@ -1,10 +1,11 @@
 """A desk where commands of the README and of the docs run as they stand: what they expect to find, and a shell.
 
-There is a folder of captioned pictures, an image to edit with its mask, a file of prompts, and in the caches of Hugging
-Face and torch small or random networks under the names that the commands give. What is added to a command makes it
-shorter: fewer images, steps, trials, and a smaller network.
+There are folders of captioned pictures, one of them with a table, an image to edit with its mask, a file of prompts,
+and in the caches of Hugging Face and torch small or random networks under the names that the commands give. What is
+added to a command makes it shorter: fewer images, steps, trials, and a smaller network.
 """
 
+import json
 import os
 import re
 import shlex
@@ -66,10 +67,10 @@ def added(command: str) -> str:
     return shlex.join(word for word in more if "=" not in word or word.partition("=")[0] not in given)
 
 
-def draw_pictures(folder: Path) -> None:
+def draw_pictures(folder: Path, numbers: range = range(PICTURES)) -> None:
     """Photographs of a kind: a coloured disc or box on a noisy ground, as JPEG files with a caption beside each."""
     folder.mkdir()
-    for number in range(PICTURES):
+    for number in numbers:
         random = np.random.default_rng(number)
         picture = Image.fromarray(random.integers(150, 255, (72, 96, 3), dtype=np.uint8))
         colour, shape = list(COLOURS)[number % 3], ("disc", "box")[number % 2]
@@ -78,6 +79,20 @@ def draw_pictures(folder: Path) -> None:
         (draw.ellipse if shape == "disc" else draw.rectangle)((x, y, x + 40, y + 40), fill=COLOURS[colour])
         picture.save(folder / f"{number:03d}.jpg")
         (folder / f"{number:03d}.txt").write_text(f"a {colour} {shape}")
+
+
+def draw_catalogue(folder: Path) -> None:
+    """Pictures with a table: every second one is wide, and every third one is in German."""
+    folder.mkdir()
+    rows = []
+    for number in range(PICTURES):
+        random = np.random.default_rng(1000 + number)
+        size = (72, 256 if number % 2 else 96, 3)
+        Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)).save(folder / f"{number}.jpg")
+        language = "en" if number % 3 else "de"
+        row = {"file_name": f"{number}.jpg", "text": "noise", "aesthetic": 4 + number / 10, "language": language}
+        rows.append(json.dumps(row))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
 
 
 def place_encoder(hub: Path, name: str) -> None:
@@ -101,6 +116,8 @@ def lay_desk(here: Path) -> None:
     """Put the README's .gitignore and what commands expect into a folder, and the caches into ``home`` beside it."""
     (here / ".gitignore").write_text((ROOT / ".gitignore").read_text())
     draw_pictures(here / "PHOTOS")
+    draw_pictures(here / "MORE_PHOTOS", range(PICTURES, PICTURES + 10))
+    draw_catalogue(here / "CATALOGUE")
     keep = Image.new("L", (64, 64), 255)
     ImageDraw.Draw(keep).rectangle((16, 16, 47, 47), fill=0)
     keep.save(here / "keep.png")
