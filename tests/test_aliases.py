@@ -62,6 +62,24 @@ def test_the_mathematics_loads_neither_mlflow_nor_transformers():
     assert ended.stdout.strip() == "[]"
 
 
+def test_a_command_that_trains_starts_without_slow_libraries():
+    """The check of a recipe and the imports of driver and worker load none of the libraries that take seconds, which
+    only some models and metrics need."""
+    script = (
+        "import sys\n"
+        "from raysde.cluster import job, worker\n"
+        "from raysde.models.spec import fresh_model\n"
+        "from raysde.runs.run import check_model\n"
+        "from tests.support.models import spec_with\n"
+        "check_model(spec_with(classes=10))\n"
+        "fresh_model(spec_with(classes=10), [], 0)\n"
+        "slow = ('torchmetrics', 'transformers', 'matplotlib', 'sympy', 'torch._dynamo')\n"
+        "print([name for name in slow if name in sys.modules])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
 def test_a_module_that_is_gone_says_what_to_do():
     with pytest.raises(ImportError, match=r"raysde\.scheduler is gone: diffusers\.ScoreSdeVeScheduler"):
         importlib.import_module("raysde.scheduler")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from raysde import rng
 from raysde.conditioning.images import ImageCondition
@@ -245,6 +244,8 @@ METRICS = {
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each pair of uint8 images [B, C, H, W], float64 [B]."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # loads scipy and transformers, for two seconds
+
     found = peak_signal_noise_ratio(images.double(), truth.double(), data_range=255.0, reduction="none", dim=(1, 2, 3))
     return found.clamp(max=ROUNDING)
 
@@ -259,6 +260,8 @@ def mse(images: Tensor, truth: Tensor) -> Tensor:
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """Return the structural similarity of pairs of uint8 images [B, C, H, W] with sides from WINDOW on, float64 [B]."""
+    from torchmetrics.functional.image import structural_similarity_index_measure  # as in psnr
+
     found = structural_similarity_index_measure(images.double(), truth.double(), data_range=255.0, reduction="none")
     assert isinstance(found, Tensor)
     return found.reshape(len(images))

@@ -12,7 +12,6 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST, LINES = 10, 3
@@ -49,6 +48,8 @@ def line_height(size: int) -> int:
 @lru_cache
 def open_font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font at ``size`` pixels; the basic layout is the one that every installation of Pillow has."""
+    import matplotlib  # only where text is drawn, since the import takes a quarter of a second
+
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 

@@ -174,8 +174,6 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
     Raises:
         ValueError: if a text encoder cannot be loaded, or the settings of the network do not fit the images.
     """
-    from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
-
     torch.manual_seed(key(seed, INITIAL))
     tokenizer: Tokenizer | None = None
     encoder: TextEncoder | None = None
@@ -184,6 +182,8 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
         tokenizer = Tokenizer(learned, spec.text.max_tokens)
         encoder = scratch_encoder(spec.text, len(learned))
     elif isinstance(spec.text, PretrainedText):
+        from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
+
         tokenizer = Tokenizer(pretrained_tokenizer(spec.text.path), spec.text.max_tokens)
         encoder = pretrained_encoder(spec.text)
     elif isinstance(spec.text, ExternalText):
@@ -202,12 +202,12 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
         ValueError: if it names code that is not allowed.
     """
     check_code(spec, allow_code=allow_code)
-    from raysde.conditioning.pretrained import build_empty_encoder, pretrained_tokenizer  # loads transformers
-
     if spec.text is None:
         return assemble_model(spec, None, None)
     if isinstance(spec.text, ExternalText):
         return assemble_model(spec, *spec.text.build())
+    from raysde.conditioning.pretrained import build_empty_encoder, pretrained_tokenizer  # loads transformers
+
     trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
     tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
     return assemble_model(spec, tokenizer, build_empty_encoder(text_folder, trainable=trainable))

@@ -74,7 +74,8 @@ class Positional(nn.Module):
         super().__init__()
         half = features // 2
         self.width = 2 * half
-        exponents = torch.arange(half, dtype=torch.float32) / max(1, half - 1)
+        # on the meta device, where recipes are checked, arange would import torch._dynamo and sympy for a second
+        exponents = torch.arange(half, dtype=torch.float32, device="cpu") / max(1, half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
 
     def forward(self, told: Tensor) -> Tensor:

@@ -329,9 +329,9 @@ def condition_width(spec: ModelSpec) -> int | None:
     Raises:
         ValueError: if its pretrained text encoder cannot be loaded.
     """
-    from raysde.conditioning.pretrained import check_pretrained  # loads transformers
-
     if isinstance(spec.text, PretrainedText):
+        from raysde.conditioning.pretrained import check_pretrained  # loads transformers
+
         return width_of(check_pretrained(spec.text))
     if isinstance(spec.text, ExternalText):
         return spec.text.build()[1].width

@@ -1,17 +1,17 @@
 """LPIPS version 0.1, a perceptual distance of two images (Zhang et al. 2018, arXiv 1801.03924), with AlexNet."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor, nn
 
 from raysde.evaluation.features.networks import fetch_weights, fit_channels, read_weights
 from raysde.io.hashing import weights_hash
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-HEADS = Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "alex.pth"
-"""The paper's channel weights, which are part of torchmetrics."""
+HEADS = Path("functional", "image", "lpips_models", "alex.pth")
+"""The paper's channel weights, a file in torchmetrics."""
 SEEN = (1, 4, 7, 9, 11)
 """Indices of the layers that are compared."""
 SMALLEST = 31
@@ -117,5 +117,9 @@ def open_lpips(source: str, device: torch.device | str = "cpu") -> Perceptual:
     if wanted != {name: value.shape for name, value in kept.items()}:
         raise ValueError(f"{source} does not hold the weights of torchvision's AlexNet")
     network.load_state_dict(kept)
-    heads = [value.float().reshape(-1) for _, value in sorted(read_weights(HEADS).items())]
+    place = find_spec("torchmetrics")  # without its import, which takes two seconds
+    assert place is not None
+    assert place.origin is not None
+    weights = read_weights(Path(place.origin).parent / HEADS)
+    heads = [value.float().reshape(-1) for _, value in sorted(weights.items())]
     return Perceptual(Lpips(network, heads).to(device).eval().requires_grad_(False))
