@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant("a fingerprint without the version before", "raysde.data.dataset.manifest:Manifest.fingerprint", "hashlib.sha256(self.parent.encode())", "hashlib.sha256()", APPEND),
     Mutant("appended validation rows before the earlier ones", "raysde.data.ingest.append:join_manifests", "for manifest in (base, added) for shard", "for manifest in (added, base) for shard", APPEND),
     Mutant("a run that moves to the newest version", "raysde.runs.data_record:open_data", "if entry.version is None and read_versions(entry.path):", "if False:", "tests/runs/test_data_record.py"),
-    Mutant("a selection that changed under a run", "raysde.data.batches.reference:SelectionReference.open", "open_shared_file(self.path, self.sha256)", "__import__('pyarrow').py_buffer(open(self.path, 'rb').read())", "tests/runs/test_data_record.py"),
+    Mutant("a selection that changed under a run", "raysde.data.batches.reference:SelectionReference.open", "open_shared_file(self.path, self.sha256)", "__import__('pyarrow').py_buffer(open(self.path, 'rb').read())", REFERENCE),
     Mutant("an appended attribute's range without the earlier rows", "raysde.data.ingest.statistics:Statistics.ranges", "ends = {each.name: [each.low, each.high] for each in before}", "ends = {}", KEPT_ATTRIBUTES),
     Mutant("attributes of the appended rows alone in the statistics", "raysde.data.ingest.append:_join_moments", "[more] if name not in first else [first[name], more]", "[more]", KEPT_ATTRIBUTES),
     Mutant("appended attributes in another order", "raysde.data.ingest.append:follow_order", "set(names) == set(before)", "list(names) == list(before)", KEPT_ATTRIBUTES),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raysde.data.batches.plan import Plan
-from raysde.data.batches.reference import DataReference, DerivedReference
+from raysde.data.batches.reference import DataReference, DerivedReference, SelectionReference
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.precomputed import (
     Latents,
@@ -16,6 +16,7 @@ from raysde.data.dataset.precomputed import (
     write_derived,
     write_empty,
 )
+from raysde.data.dataset.selection import Selection
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
 
@@ -53,6 +54,21 @@ def test_a_data_set_that_changed_is_refused(digits):
     plan = Plan(rows=digits.rows, batch=8, microbatch=4, seed=7)
     with pytest.raises(ValueError, match="was changed while it was in use"):
         DataReference(path=digits.path, fingerprint="0" * 16, plan=plan).open()
+
+
+def test_a_selection_is_opened_by_path_and_hash(tmp_path):
+    """Rows that were selected after the run began, in a file of the same name, are refused."""
+    kept, other = (Selection(np.array([bits], dtype=np.uint8), np.array([0, 4])) for bits in (0b1010_0101, 0b1111_0000))
+    file = tmp_path / "selection.arrow"
+    file.write_bytes(kept.content)
+    reference = SelectionReference(str(file), kept.sha256)
+    assert reference.open().bits.tolist() == [0b1010_0101]
+    file.write_bytes(other.content)
+    with pytest.raises(ValueError, match=r"selection\.arrow was removed or changed while it was in use: it has sha256"):
+        reference.open()
+    file.unlink()
+    with pytest.raises(ValueError, match="was removed or changed while it was in use"):
+        reference.open()
 
 
 def test_precomputed_values_are_opened_by_path_and_hash(text):
