@@ -29,6 +29,7 @@ from raysde.commands.tune import add_tune_options
 from raysde.commands.tune_sampler import add_tune_sampler_options
 from raysde.commands.ui import add_ui_options
 from raysde.io.near import did_you_mean
+from raysde.io.passwords import hide_passwords
 
 FORMER = {"settle": "tune-sampler"}
 """Former names of commands, which still work, and their current names."""
@@ -143,12 +144,17 @@ def run_and_report_errors(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except ValueError as error:
-        print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
+        report_error(error)
         return 2
     except (RuntimeError, FloatingPointError, OSError) as error:
-        print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
+        report_error(error)
         return 1
     return 0
+
+
+def report_error(error: Exception) -> None:
+    """Print an error as one line, without the passwords in its URIs."""
+    print(f"raysde: {hide_passwords(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def entry() -> None:

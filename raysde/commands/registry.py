@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raysde.commands import SOURCES, add_tracking_option
+from raysde.io.passwords import hide_passwords
 
 if TYPE_CHECKING:
     from raysde.registry import ModelVersion
@@ -128,7 +129,7 @@ def run_models(args: argparse.Namespace) -> None:
         aliases = {name: list_aliases(client, name) for name in names}
         rows = [_version_row(version, aliases[name]) for name in names for version in list_versions(client, name)]
     if not rows:
-        print(f"nothing is registered at {uri}")
+        print(f"nothing is registered at {hide_passwords(uri)}")
         return
     print(align_columns([("name", "version", "aliases", "step", "figures", "draws by"), *rows]))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from raysde.commands import STARTED
 from raysde.commands.next_step import suggest_sample_command
 from raysde.commands.signals import hold_signal
+from raysde.io.passwords import hide_passwords
 
 if TYPE_CHECKING:
     from raysde.config.recipe import RunConfig
@@ -50,7 +51,8 @@ def run_train(args: argparse.Namespace) -> None:
 
     done = train_job(recipe, started=STARTED, hold=hold_signal)
     print(f"checkpoint {done.checkpoint}")
-    print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
+    uri = hide_passwords(done.tracking_uri)
+    print(f"registered {done.model}, alias {recipe.tracking.alias}, in {uri} (run {done.run_id})")
     print(f"registered checkpoint: {done.choice}")
     source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
     print(f"draw from it:  {suggest_sample_command(source, done.checkpoint, *store)}")

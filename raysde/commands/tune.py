@@ -2,6 +2,8 @@
 
 import argparse
 
+from raysde.io.passwords import hide_passwords
+
 EXAMPLES = """examples:
   raysde tune digits --sweep digits
         reads the settings of a built-in sweep; the same command resumes a sweep that was killed
@@ -69,5 +71,5 @@ def run_tune(args: argparse.Namespace) -> None:
     print(f"best recipe       {done.recipe}")
     if done.checkpoint is not None:
         print(f"its checkpoint    {done.checkpoint}")
-    print(f"plots, trials     MLflow run {done.run_id} in {done.tracking_uri}")
+    print(f"plots, trials     MLflow run {done.run_id} in {hide_passwords(done.tracking_uri)}")
     print(f"train it          raysde train {done.recipe}")

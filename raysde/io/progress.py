@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TextIO
 
+from raysde.io.passwords import hide_passwords
+
 Progress = Callable[[float, float], None]
 """``progress(done, total)``: a callback for long work."""
 StageProgress = Callable[[str, float, float], None]
@@ -26,7 +28,7 @@ def is_verbose() -> bool:
 def say(sentence: str) -> None:
     """Print a message for the user on stderr, where progress is shown too."""
     cleared = "\r\x1b[K" if sys.stderr.isatty() else ""  # clears a progress line, which is shown again at its next step
-    print(f"{cleared}{sentence}", file=sys.stderr, flush=True)
+    print(f"{cleared}{hide_passwords(sentence)}", file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

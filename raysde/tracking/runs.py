@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import DATABASE
+from raysde.io.passwords import hide_passwords
 
 RUN_TAG, WORD_TAG = "raysde.runs.run", "raysde.runs.identity"
 PARAM_LIMIT = 6000
@@ -42,7 +43,7 @@ class Input:
                 name=self.path.rstrip("/").rpartition("/")[2],
                 digest=self.fingerprint,
                 source_type=kind,
-                source=json.dumps({"uri": self.path}),
+                source=json.dumps({"uri": hide_passwords(self.path)}),
                 profile=json.dumps({"num_rows": self.rows}),
             ),
             [InputTag("mlflow.data.context", "training")],
@@ -126,13 +127,14 @@ def find_run(client: MlflowClient, experiment: str, name: str, word: str) -> Mlf
 
 
 def log_description(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
-    """Log a run's recipe, and its data last, so that a run with its data is known to be complete."""
-    missing = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items() if key not in run.data.params]
+    """Log a run's recipe without passwords, and its data last, so that a run with its data is known to be complete."""
+    shown = json.loads(hide_passwords(json.dumps(dict(params))))
+    missing = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in shown.items() if key not in run.data.params]
     if (run.inputs and run.inputs.dataset_inputs) or not (missing or data):
         return
     for start in range(0, len(missing), 100):
         client.log_batch(run.info.run_id, params=missing[start : start + 100])
-    client.log_dict(run.info.run_id, dict(params), "recipe.json")
+    client.log_dict(run.info.run_id, shown, "recipe.json")
     if data is not None:
         client.log_inputs(run.info.run_id, datasets=[data.entity()])
 

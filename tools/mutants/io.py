@@ -53,4 +53,8 @@ MUTANTS = [
     Mutant("passing faults not retried", "raysde.io.object_clients:RETRIES", '"max_retries": 10', '"max_retries": 0', RANGES + " -k 'retried'"),
     Mutant("a stalled answer awaited", "raysde.io.object_clients:_open_s3", "client_options=http", 'client_options=http | {"read_timeout": "20s"}', RANGES + " -k 'retried'"),
     Mutant("accounts of a variable that Google's libraries do not read", "raysde.io.object_clients:VARIABLES", '"GOOGLE_SERVICE_ACCOUNT",', "", CLIENTS + " -k 'google'"),
+    Mutant("passwords in messages", "raysde.io.progress:say", "{hide_passwords(sentence)}", "{sentence}", "tests/io/test_passwords.py"),
+    Mutant("passwords in errors", "raysde.cli:report_error", "hide_passwords(' '.join(str(error).split()))", "' '.join(str(error).split())", "tests/io/test_passwords.py"),
+    Mutant("passwords among MLflow's parameters", "raysde.tracking.runs:log_description", "hide_passwords(json.dumps(dict(params)))", "json.dumps(dict(params))", "tests/io/test_passwords.py"),
+    Mutant("passwords in MLflow's data sets", "raysde.tracking.runs:Input.entity", '{"uri": hide_passwords(self.path)}', '{"uri": self.path}', "tests/io/test_passwords.py"),
 ]  # fmt: skip
