@@ -200,8 +200,12 @@ def behaviour_of(network) -> tuple:
         for parameter in network.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=g))
         x, t = inputs(2)
-        told = torch.randn(2, 16, generator=g), torch.randn(2, 3, 16, generator=g), torch.ones(2, 3, dtype=torch.bool)
-        output = network.eval()(x, t, *told)
+        conditions = (
+            torch.randn(2, 16, generator=g),
+            torch.randn(2, 3, 16, generator=g),
+            torch.ones(2, 3, dtype=torch.bool),
+        )
+        output = network.eval()(x, t, *conditions)
     return {name: value.shape for name, value in network.named_parameters()}, repr(network), output
 
 
