@@ -190,9 +190,9 @@ def measure_job_stop(work: Path) -> dict[str, int]:
         job("submit", "--no-wait", "--submission-id", "stopped", "--working-dir", ".", "--", "python",
             "jobs/train.py", str(work / "recipe.yaml"))  # fmt: skip
         wait_for(lambda: steps_of(work, 1) >= 20, "twentieth step")
-        told = job("stop", "stopped")
-        if "stopped" not in told:
-            raise RuntimeError(told)
+        answer = job("stop", "stopped")
+        if "stopped" not in answer:
+            raise RuntimeError(answer)
         wait_for(lambda: bool(saved_steps(work)), "checkpoint of the stopped job", 30.0)
         time.sleep(3.0)  # no step comes later
         return {"job stop": steps_of(work, 1) - saved_steps(work)[-1]}

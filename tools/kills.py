@@ -14,7 +14,7 @@ fails, or misses its target twice.
 worker-starting     SIGKILL to a worker while its group starts
 worker-stepping     SIGKILL to a worker in the middle of training
 worker-saving       SIGKILL to a worker while a checkpoint is written
-worker-registering  SIGKILL to a worker after the checkpoint is in place, before Ray Train is told of it
+worker-registering  SIGKILL to a worker after the checkpoint is in place, before it is reported to Ray Train
 controller          SIGKILL to Ray Train's controller
 driver              SIGKILL to `raysde train` while it starts, trains or registers; then the command is run again
 server              SIGKILL to the MLflow server, which comes back later

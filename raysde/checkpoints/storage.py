@@ -222,8 +222,8 @@ def prune_checkpoints(folder: str | Path, keep: Retention, saved: int, base: int
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
     whole = [each for each in found if each.description is not None and each.step <= saved]
-    told = [each.description.state for each in whole[: keep.newest] if each.description is not None]
-    needed = {base}.union(*(open_steps(state) for state in told))
+    states = [each.description.state for each in whole[: keep.newest] if each.description is not None]
+    needed = {base}.union(*(open_steps(state) for state in states))
     old = [each for each in keep.choose_old(whole) if each.step not in needed]
     torn = [each for each in found if not (each.begun or is_local(str(folder)))]
     for each in old + torn:

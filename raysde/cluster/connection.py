@@ -106,10 +106,10 @@ def show_worker_messages() -> None:
     """
     if not is_verbose():
         printed_by_workers.remove_handler("ray_print_logs")
-        printed_by_workers.add_handler("ray_print_logs", show_told_lines)
+        printed_by_workers.add_handler("ray_print_logs", show_marked_lines)
 
 
-def show_told_lines(batch: dict[str, Any]) -> None:
+def show_marked_lines(batch: dict[str, Any]) -> None:
     """Print the lines of a worker's output that begin with :data:`MARK`."""
     if batch.get("pid") == "autoscaler":
         print_to_stdstream(batch, False)

@@ -40,16 +40,16 @@ def unpack_error(error: str) -> Exception:
     return ValueError(said) if is_input else OSError(said)
 
 
-def unpack_result(told: Mapping[str, Any]) -> Any:
+def unpack_result(output: Mapping[str, Any]) -> Any:
     """Return the result in the output of :func:`attempt_work`.
 
     Raises:
         ValueError: if the work raised it.
         OSError: if the work raised it.
     """
-    if told["error"]:
-        raise unpack_error(told["error"])
-    return json.loads(told["result"])
+    if output["error"]:
+        raise unpack_error(output["error"])
+    return json.loads(output["result"])
 
 
 def iterate_results(stream: ray.data.Dataset) -> Iterator[tuple[int, Any]]:

@@ -70,18 +70,18 @@ class Workers:
     Args:
         count: number of actors.
         device: torch device such as cpu or cuda; None selects GPUs if the cluster has some.
-        told: progress callback, called with the activity, the number of actors started and ``count``.
+        progress: callback, called with the activity, the number of actors started and ``count``.
 
     Raises:
         ValueError: if ``count`` is less than 1.
     """
 
     def __init__(
-        self, count: int, *, device: str | None = None, told: Callable[[str, float, float], None] | None = None
+        self, count: int, *, device: str | None = None, progress: Callable[[str, float, float], None] | None = None
     ) -> None:
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count}")
-        self.count, self.device, self.told = count, device, told
+        self.count, self.device, self.progress = count, device, progress
         self.bench: Bench | None = None
         self.held: ray.ObjectRef | None = None
         self.place: Share | None = None
@@ -101,7 +101,7 @@ class Workers:
         self.idle, self.busy, self.bench = [], {}, None
 
     def __call__(
-        self, bench: Bench, work: str, stretches: Sequence[Stretch], told: Progress | None = None
+        self, bench: Bench, work: str, stretches: Sequence[Stretch], progress: Progress | None = None
     ) -> Iterator[MeasuredRange]:
         """Yield the measured parts of some work in the order of ``stretches``, ranges given as (first, count).
 
@@ -117,8 +117,8 @@ class Workers:
         self.lost.clear()
         while not self.idle:
             self._next(work, deque())
-        if told is not None:
-            told(done, total)
+        if progress is not None:
+            progress(done, total)
         for first, _ in stretches:
             while first not in found:
                 part = self._next(work, left)
@@ -126,14 +126,14 @@ class Workers:
                     continue
                 found[part.first] = part
                 done += part.count
-                if told is not None:
-                    told(done, total)
+                if progress is not None:
+                    progress(done, total)
             yield found.pop(first)
 
     def _start(self, bench: Bench) -> None:
         assert self.bench is None, "these workers hold another bench"
-        if self.told is not None:
-            self.told("starting workers", 0, self.count)
+        if self.progress is not None:
+            self.progress("starting workers", 0, self.count)
         connect()
         register_serializer(torch.jit.RecursiveScriptModule, serializer=pack_script, deserializer=unpack_script)
         self.bench, self.held = bench, ray.put(bench)
@@ -168,8 +168,8 @@ class Workers:
         self.idle.append(actor)
         if stretch is None:
             self.started += 1
-            if self.told is not None:
-                self.told("starting workers", self.started, self.count)
+            if self.progress is not None:
+                self.progress("starting workers", self.started, self.count)
         return part
 
     def _replace(self, actor: Any, stretch: Stretch | None, error: Exception) -> None:

@@ -97,8 +97,8 @@ def ingest_identity(source: Source, rules: Rules, base: Manifest | None = None) 
     Args:
         base: version of the data set that the source is appended to; None for a new data set.
     """
-    told = {key: value for key, value in asdict(rules).items() if key not in OPTIONAL or value}
-    rules_said = {"reading": READING, "rules": told} | ({} if base is None else {"base": base.fingerprint})
+    settings = {key: value for key, value in asdict(rules).items() if key not in OPTIONAL or value}
+    rules_said = {"reading": READING, "rules": settings} | ({} if base is None else {"base": base.fingerprint})
     said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 

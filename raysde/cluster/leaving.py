@@ -132,7 +132,7 @@ class Notices:
 
 
 def is_preempted() -> bool:
-    """Return True if Ray Train has told this worker that a node of the group goes away.
+    """Return True if Ray Train has notified this worker that a node of the group goes away.
 
     ``ray.train.get_preemption_info`` says the same, but is a barrier of all workers through an actor.
     """

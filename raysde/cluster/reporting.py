@@ -52,11 +52,11 @@ class Measures:
         plain = self.quality if by_quality else self.validate
         if plain is None:
             return self
-        told = report_measurement(plain, state, world, reports, run.steps)
+        reported = report_measurement(plain, state, world, reports, run.steps)
         every = run.config.validation.interval_of(reports.metric)
         if resumed and is_due(state.step, every, state.step == run.steps):
-            measure_average(state, told)
-        return replace(self, quality=told) if by_quality else replace(self, validate=told)
+            measure_average(state, reported)
+        return replace(self, quality=reported) if by_quality else replace(self, validate=reported)
 
 
 def make_measures(
@@ -139,8 +139,8 @@ def report_measurement(measure: Validate, state: TrainState, world: World, repor
         if world.is_first:
             last = state.step == steps
             before = {name: value for name, value in state.metrics.items() if value is not None}
-            told = {**before, **metrics}
-            reports.send({"step": state.step, "images": state.num_images, "metrics": told, "last": last})
+            known = {**before, **metrics}
+            reports.send({"step": state.step, "images": state.num_images, "metrics": known, "last": last})
         return metrics
 
     return measure_and_report

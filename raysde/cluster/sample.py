@@ -33,7 +33,7 @@ def draw_on_actors(workers: int, device: str | None = None) -> Draw:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
 
-    def draw(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
+    def draw(bulk: Bulk, parts: Sequence[int], progress: Callable[[int, float], None]) -> Iterator[int]:
         if parts:
             connect()
             yield from draw_parts(bulk, parts, min(workers, len(parts)), device)

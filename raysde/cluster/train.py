@@ -245,8 +245,8 @@ def root_cause(error: Exception) -> str:
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    told = [_describe_failure(rank, failure) for rank, failure in sorted(failures.items())]
-    return next(filter(FINAL.search, told), told[0])
+    described = [_describe_failure(rank, failure) for rank, failure in sorted(failures.items())]
+    return next(filter(FINAL.search, described), described[0])
 
 
 def _describe_failure(rank: int, failure: object) -> str:

@@ -30,9 +30,9 @@ def trial_settings(
     Args:
         metric: name of the metric that the sweep compares.
     """
-    told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
-    told["metric"] = metric
-    return {"number": number, "trial": json.dumps(told)}
+    trial = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
+    trial["metric"] = metric
+    return {"number": number, "trial": json.dumps(trial)}
 
 
 def make_trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
@@ -52,10 +52,10 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
     quiet_ray()
     # an ended worker group is noticed at the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    told = json.loads(settings["trial"])
-    slot = Slot(mailbox, settings["number"], told["metric"])
+    trial = json.loads(settings["trial"])
+    slot = Slot(mailbox, settings["number"], trial["metric"])
     ended: dict[str, str] = {}
-    worker = threading.Thread(target=_train_trial, args=(told, slot, ended), daemon=True)
+    worker = threading.Thread(target=_train_trial, args=(trial, slot, ended), daemon=True)
     worker.start()
     while True:
         alive = worker.is_alive()
@@ -67,13 +67,13 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
     tune.report({"ended": json.dumps(ended)})
 
 
-def _train_trial(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
+def _train_trial(trial: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
     """Run the trial's worker group and record how it ended; an error ends the trial and not the sweep."""
-    started, share = time.time(), Share(**told["share"])
+    started, share = time.time(), Share(**trial["share"])
     try:
-        run = open_run(loading.parse_recipe(told["recipe"]))
+        run = open_run(loading.parse_recipe(trial["recipe"]))
         run_worker_group(
-            run, tracking_uri=told["uri"], run_id=told["run_id"], started=started, share=share, reports=slot
+            run, tracking_uri=trial["uri"], run_id=trial["run_id"], started=started, share=share, reports=slot
         )
     except Exception as error:
         ended.update(state="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)

@@ -32,13 +32,13 @@ def format_checkpoints(folder: Path, name: str | None) -> str:
     if name is not None:
         found = find_checkpoint(folder, name, say)
         description = read_description(found)
-        told = {
+        values = {
             "checkpoint": str(found),
             "step": str(description.step),
             "images": str(description.state.get("num_images", "-")),
         }
-        told |= {key: str(value) for key, value in checkpoint_metrics(description).items()}
-        return align_columns(list(told.items()))
+        values |= {key: str(value) for key, value in checkpoint_metrics(description).items()}
+        return align_columns(list(values.items()))
     kept = list_checkpoints(pafs.LocalFileSystem(), str(folder))
     ranking = find_ranking(kept)
     ranks = {each.path: rank for rank, each in enumerate(rank_checkpoints(kept, ranking), 1)}

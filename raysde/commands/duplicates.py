@@ -158,15 +158,15 @@ def _on_square(picture: Image.Image, side: int) -> np.ndarray:
     return np.array(ImageOps.pad(picture, (side, side), color="white"))
 
 
-def describe_left_out(told: dict[str, Any], listed: str) -> str:
+def describe_left_out(entry: dict[str, Any], listed: str) -> str:
     """Return the sentence of an ingest about near duplicates.
 
     Args:
-        told: entry ``near_duplicates`` of report.json.
+        entry: entry ``near_duplicates`` of report.json.
         listed: name of the file that lists them.
     """
-    if not told["rows"]:
+    if not entry["rows"]:
         return "no near duplicates"
-    old = f", {told['of_earlier_versions']} of them of an earlier version's" if told["of_earlier_versions"] else ""
-    first = " = ".join(told["largest"][0][:3])
-    return f"{amount(told['rows'], 'near duplicate')} left out{old}: {first}; all are in {listed}"
+    old = f", {entry['of_earlier_versions']} of them of an earlier version's" if entry["of_earlier_versions"] else ""
+    first = " = ".join(entry["largest"][0][:3])
+    return f"{amount(entry['rows'], 'near duplicate')} left out{old}: {first}; all are in {listed}"

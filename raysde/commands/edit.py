@@ -104,8 +104,8 @@ def run_edit(args: argparse.Namespace) -> None:
     sources = [Path(path).name for path, _ in files]
     done = "inpaint" if args.mask else "colorise" if args.colorise else f"upscale {args.upscale}"
     done = done if args.strength is None else f"strength {args.strength:g}"
-    told = [{**drawn.metadata(index), "image": name} for index, name in enumerate(sources)]
-    save_png(drawn.images, out, [name.removesuffix(".png") for name in names], metadata=told)
+    metadata = [{**drawn.metadata(index), "image": name} for index, name in enumerate(sources)]
+    save_png(drawn.images, out, [name.removesuffix(".png") for name in names], metadata=metadata)
     save_picture(draw_sheet(sources, shown, drawn, args.n, done), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 

@@ -200,15 +200,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
     data = choose_data(args, folder)
     load, cache = make_loader(args, args.workers), Path(args.cache).expanduser()
     model, guide = load(str(folder)), None if args.autoguide is None else load(args.autoguide)
-    with show_progress_bars() as told, open_measurer(args, told) as measure:
-        opener = network_opener(args, model, cache, told)
+    with show_progress_bars() as progress, open_measurer(args, progress) as measure:
+        opener = network_opener(args, model, cache, progress)
         answer = evaluate(
             model,
             data,
             question,
             open_features=opener,
             cache=cache,
-            told=told,
+            progress=progress,
             measure=measure,
             guide=guide,
             autoguidance=args.autoguidance,
@@ -273,7 +273,7 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
 
 
 @contextmanager
-def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
+def open_measurer(args: argparse.Namespace, progress: Callable[[str, float, float], None]) -> Iterator["Measure"]:
     """Yield the function that measures: in this process, or on Ray workers, which end with the context.
 
     Raises:
@@ -286,12 +286,12 @@ def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], 
         return
     from raysde.cluster.evaluate import Workers
 
-    with Workers(args.workers, device=args.device, told=told) as workers:
+    with Workers(args.workers, device=args.device, progress=progress) as workers:
         yield workers
 
 
 def network_opener(
-    args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
+    args: argparse.Namespace, model: Any, cache: Path, progress: Callable[[str, float, float], None]
 ) -> Callable[["RealReader"], "FeatureNetwork"]:
     """Return a function that opens the selected feature network for a data set.
 
@@ -301,7 +301,7 @@ def network_opener(
     from raysde.evaluation.evaluate import choose_network
 
     def opener(reader: "RealReader") -> "FeatureNetwork":
-        return choose_network(reader, model, args.features, cache, allow_code=args.allow_code, told=told)
+        return choose_network(reader, model, args.features, cache, allow_code=args.allow_code, progress=progress)
 
     return opener
 

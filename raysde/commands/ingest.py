@@ -174,8 +174,8 @@ def run_ingest(args: argparse.Namespace) -> None:
             f"images become {format_size(rules.shape)} (height x width), the size of the first images; see --size and "
             "--fit"
         )
-    told = {"name": args.source, "licence": args.licence, "skip_bad": args.skip_bad}
-    manifest = ingest(found, args.out, rules, **told, base=base)
+    about = {"name": args.source, "licence": args.licence, "skip_bad": args.skip_bad}
+    manifest = ingest(found, args.out, rules, **about, base=base)
     print_summary(manifest, args.out)
 
 

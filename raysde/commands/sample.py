@@ -54,7 +54,7 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="image that the model is told beside the prompt, such as a depth map, for models that were trained with "
+        help="image that the model takes as a condition, such as a depth map, for models that were trained with "
         "image_condition.kind=column; if repeated, images take them in turn",
     )
     command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
@@ -68,8 +68,8 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
         "--prompts-file",
         metavar="FILE",
         help="sample one image per row: .txt with one prompt per line, or .csv, .tsv, .jsonl or .parquet with a column "
-        "prompt, label or both, or the model's numeric attributes by name, or image (and mask) for models that are "
-        "told images (optional columns: seed, negative)",
+        "prompt, label or both, or the model's numeric attributes by name, or image (and mask) for models with an "
+        "image condition (optional columns: seed, negative)",
     )
     command.add_argument(
         "--form",
@@ -104,8 +104,8 @@ def run_sample(args: argparse.Namespace) -> None:
         raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
     names = [text.partition("=")[0] for text in args.attribute]
-    told = max(len(args.prompt), len(args.label), len(args.condition_image), *map(names.count, names)) or 16
-    count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
+    given = max(len(args.prompt), len(args.label), len(args.condition_image), *map(names.count, names)) or 16
+    count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else given
     out = Path(args.out).expanduser()
     check_out(out, [*name_pictures(count), "grid.png", *(["path.png"] if args.path is not None else [])])
     load = make_loader(args)
@@ -151,8 +151,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     """
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
+    from raysde.inference.image_conditions import image_columns
     from raysde.inference.prompt_file import read_requests
-    from raysde.inference.told_images import told_columns
     from raysde.io.filesystems import absolute_location
     from raysde.models.sampling_defaults import resolve_settings
     from raysde.sampling.method import make_method
@@ -174,7 +174,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     load = make_loader(args, args.workers)
     model = load(args.model)
     spec = model.spec
-    requests = read_requests(args.prompts_file, [each.name for each in spec.attributes], told_columns(spec))
+    requests = read_requests(args.prompts_file, [each.name for each in spec.attributes], image_columns(spec))
     if requests.unread:
         print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
     guided = guidance_arguments(args, spec, load, conditional=True)
@@ -184,7 +184,7 @@ def run_bulk(args: argparse.Namespace) -> None:
         settings["size"] = size
     requests = requests.labelled(spec.classes, spec.class_names)
     bulk = Bulk(model, requests, absolute_location(args.out), args.form, args.seed, negative, settings)
-    with show_progress_bars() as told:
-        kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))
+    with show_progress_bars() as progress:
+        kept = draw_all(bulk, draw, lambda done, total: progress("drawing images", done, total))
     drawn = f"{amount(requests.count, 'image')} in {amount(len(bulk.parts), 'part')}"
     print(f"{drawn} in {bulk.out} ({kept} of them existed already)")

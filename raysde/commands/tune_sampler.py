@@ -95,8 +95,8 @@ def run_tune_sampler(args: argparse.Namespace) -> None:
     study = Study({}, absolute_location(args.data), cache=str(cache), **shared)
     source = resolve_checkpoint(args.model, args.tracking_uri)
     search = prepare_search(source, out, args.overrides, study, run=args.model, samples=args.samples, count=args.rounds)
-    with show_progress_bars() as told:
-        search.study.rehearse(search.candidates[0], search.images[0], told)
+    with show_progress_bars() as progress:
+        search.study.rehearse(search.candidates[0], search.images[0], progress)
     from raysde.cluster.tune_sampler import measure_on_ray  # imports Ray
 
     print(

@@ -55,7 +55,7 @@ def run_ui(args: argparse.Namespace) -> None:
 
 
 def serve_store(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
-    """Serve a store on a port of this machine and print the links, until the program is told to end.
+    """Serve a store on a port of this machine and print the links, until the program is stopped.
 
     Raises:
         ValueError: if the port number is invalid.

@@ -28,7 +28,7 @@ class UpscaleCondition:
     """A smaller copy of the image: super-resolution (Saharia et al. 2021, arXiv 2104.07636).
 
     The copy has the means of blocks of factor x factor pixels and is enlarged by bicubic interpolation. Noise of a
-    random level is added to it in training, and the model is told the level (Ho et al. 2022, arXiv 2106.15282, section
+    random level is added to it in training, and the level is a condition too (Ho et al. 2022, arXiv 2106.15282, section
     4.2, Gaussian conditioning augmentation).
 
     Raises:
@@ -77,8 +77,8 @@ class UpscaleCondition:
             level: standard deviation of the noise in them, [B].
         """
         large = F.interpolate(small, scale_factor=float(self.factor), mode="bicubic", align_corners=False)
-        told = (level / self.noise if self.noise else torch.zeros_like(level))[:, None, None, None]
-        return torch.cat([large, told.expand_as(large[:, :1]), torch.ones_like(large[:, :1])], dim=1)
+        relative = (level / self.noise if self.noise else torch.zeros_like(level))[:, None, None, None]
+        return torch.cat([large, relative.expand_as(large[:, :1]), torch.ones_like(large[:, :1])], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,12 +61,12 @@ class RunConfig(Node):
         description="caption encoder: scratch, pretrained, external for your own, or auto, which takes the encoder "
         "that `raysde precompute` ran over the data and otherwise scratch; null for no captions",
     )
-    class_conditional: bool = Field(False, description="tell the network the class label")
+    class_conditional: bool = Field(False, description="train with the class label as a condition")
     attributes: Attributes = Field(Attributes(), description="numeric attributes of the images as conditions")
     image_condition: ImageConditionField | None = Field(
         None,
-        description="task of which the network is told an image: upscale for super-resolution, inpaint for images with "
-        "a hole, column for the data set's second image, such as a depth map; null for none",
+        description="image that the network takes as a condition: upscale for super-resolution, inpaint for images "
+        "with a hole, column for the data set's second image, such as a depth map; null for none",
     )
     latent: Latent | None = Field(None, description="autoencoder whose latents are trained on; null for pixels")
     train: Train = Field(Train(), description="training loop")
@@ -140,8 +140,8 @@ class RunConfig(Node):
             self._check_latent()
         if not isinstance(self.sde, ExternalSDE):  # the user's own code is not imported to read a recipe
             Method(**self.sampling.settings).check(self.sde)
-        told = (self.text, self.class_conditional, self.attributes.names, self.image_condition)
-        if self.sampling.guidance != 1.0 and not any(told):
+        conditions = (self.text, self.class_conditional, self.attributes.names, self.image_condition)
+        if self.sampling.guidance != 1.0 and not any(conditions):
             raise ValueError(
                 "sampling.guidance needs captions or classes: set text or class_conditional (or attributes, or "
                 "image_condition)"

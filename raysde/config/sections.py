@@ -183,7 +183,7 @@ class Attributes(Node):
     """Numeric attributes of the images as conditions."""
 
     names: tuple[str, ...] = Field(
-        (), description="numeric attributes that the model is told, of those that `raysde ingest --attributes` stored"
+        (), description="numeric attributes as conditions, of those that `raysde ingest --attributes` stored"
     )
     dropout: Fraction = Field(
         0.0,

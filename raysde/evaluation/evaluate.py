@@ -164,7 +164,13 @@ def shape_of(model: Model) -> tuple[int, int, int]:
 
 
 def choose_network(
-    reader: RealReader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
+    reader: RealReader,
+    model: Model,
+    features: str,
+    cache: Path,
+    *,
+    allow_code: bool,
+    progress: StageProgress | None = None,
 ) -> FeatureNetwork:
     """Return the feature network called ``features``: "judge" for the judge of the data, else see :func:`open_network`.
 
@@ -173,8 +179,8 @@ def choose_network(
     """
     if features != "judge":
         return open_network(features, allow_code=allow_code, device=model.device)
-    training = name_stage(told, "training the judge")
-    judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
+    training = name_stage(progress, "training the judge")
+    judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, progress=training)
     return wrap_as_network("judge", judge.classifier, model.device)
 
 
@@ -185,7 +191,7 @@ def evaluate(
     *,
     open_features: Callable[[RealReader], FeatureNetwork] | None = None,
     cache: Path,
-    told: StageProgress | None = None,
+    progress: StageProgress | None = None,
     measure: Measure = measure_here,
     guide: Model | None = None,
     autoguidance: float | None = None,
@@ -197,7 +203,7 @@ def evaluate(
             :mod:`raysde.evaluation.real_data`.
         open_features: function that opens the feature network, for the metrics that need one.
         cache: folder of reference statistics and judges, which later evaluations reuse.
-        told: progress callback, called with the name of the stage, the amount done and the total.
+        progress: callback, called with the name of the stage, the amount done and the total.
         measure: function that measures, here or on workers; the metrics are the same.
         guide, autoguidance: smaller or less trained model that drawn images are led away from, and the scale, see
             ``autoguide`` and ``autoguidance`` of the model's ``sample``.
@@ -229,18 +235,19 @@ def evaluate(
     reals = open_real(reader, question.split, question.reference, shape, {**comparing, **networks.others})
     rows = memorisation.open_rows(reader, shape, network) if network is not None and question.memorises else {}
     if "accuracy" in question.metrics:
-        judge = open_judge(reader, shape, cache, device=model.device, told=name_stage(told, "training the judge"))
+        training = name_stage(progress, "training the judge")
+        judge = open_judge(reader, shape, cache, device=model.device, progress=training)
     if judge is not None or network is not None or networks.used:
         measured = (network, judge, networks.others, networks.scorer, question.memorises)
         drawer = Drawer(model, conditions, question.seed, settings, *measured)
     held = open_held_out(model, reader, question, settings, lpips)
     others = {name: real for name, real in reals.items() if name != REAL}
     bench = Bench(reals.get(REAL), drawer, held, {**others, **rows})
-    references = read_references(bench, reals, cache, measure, told)
+    references = read_references(bench, reals, cache, measure, progress)
     if drawer is not None:
-        parts = measure(bench, DRAWN, split_range(question.samples), name_stage(told, "drawing images"))
+        parts = measure(bench, DRAWN, split_range(question.samples), name_stage(progress, "drawing images"))
         found, drawn = merge_drawn(parts, networks.others, question.kept)
-    found |= measure_held_out(bench, question, measure, told)
+    found |= measure_held_out(bench, question, measure, progress)
     about = describe_question(data if isinstance(data, str) else reader.manifest.path, reader, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
     about["sampling"] |= {} if conditions.seconds is None else {"condition_images": len(conditions.seconds.rows)}
@@ -253,14 +260,14 @@ def evaluate(
     pairs = None
     if question.memorises:
         assert network is not None
-        close = memorisation.measure_memorisation(bench, found, question.seed, measure, told)
+        close = memorisation.measure_memorisation(bench, found, question.seed, measure, progress)
         made[memorisation.NAME] = close.figure(question.seed, network.hash)
         about["memorisation"], pairs = close.dump(), memorisation.show_pairs(close, bench, measure)
     return Answer(compute_figures(question, found, references.get(REAL), network, judge, lpips, made), about, pairs)
 
 
 def read_references(
-    bench: Bench, reals: Mapping[str, Real], cache: Path, measure: Measure, told: StageProgress | None
+    bench: Bench, reals: Mapping[str, Real], cache: Path, measure: Measure, progress: StageProgress | None
 ) -> dict[str, Reference]:
     """Return the features of real images by the name of their work, from the cache where it has them.
 
@@ -270,7 +277,7 @@ def read_references(
     found = {}
     for name, real in reals.items():
         stage = "reading real images" if name == REAL else f"reading real images by {name}"
-        parts = measure(bench, name, split_range(len(real.rows)), name_stage(told, stage))
+        parts = measure(bench, name, split_range(len(real.rows)), name_stage(progress, stage))
         found[name] = open_reference(real.source, cache, parts)
     return found
 
@@ -304,7 +311,7 @@ def choose_conditions(model: Model, reader: RealReader, question: Question) -> I
             f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}"
             "; use data with the model's channels"
         )
-    held_out.check_told(model.spec.image_condition, question.metrics)
+    held_out.check_image_condition(model.spec.image_condition, question.metrics)
     draw = partial(draw_conditions, reader, question.split)
     if isinstance(model.spec.image_condition, ColumnCondition):
         check_column(model.spec.image_condition, manifest, "the model takes a condition image")
@@ -362,7 +369,7 @@ def open_held_out(
 
 
 def measure_held_out(
-    bench: Bench, question: Question, measure: Measure, told: StageProgress | None
+    bench: Bench, question: Question, measure: Measure, progress: StageProgress | None
 ) -> dict[str, Tensor]:
     """Return the measurements of the held-out rows by metric, each [N]."""
     if bench.held is None:
@@ -370,7 +377,7 @@ def measure_held_out(
     found: dict[str, Tensor] = {}
     for work in dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS):
         places = split_range(len(bench.held.rows), held_out.PART)
-        found |= merge_parts(measure(bench, work, places, name_stage(told, f"measuring {work}")))
+        found |= merge_parts(measure(bench, work, places, name_stage(progress, f"measuring {work}")))
     return found
 
 
@@ -398,8 +405,8 @@ def compute_figures(
         elif name in held_out.METRICS:
             seen_by = lpips.hash if lpips is not None and name.endswith("lpips") else ""
             asked = (question.rtol, question.atol)
-            told = None if asked == (TOLERANCE, TOLERANCE) else asked
-            made.append(held_out.average_metric(name, found[name], seed, question.t, seen_by, told))
+            tolerances = None if asked == (TOLERANCE, TOLERANCE) else asked
+            made.append(held_out.average_metric(name, found[name], seed, question.t, seen_by, tolerances))
         else:
             assert reference is not None
             assert network is not None

@@ -43,18 +43,18 @@ class Drawer:
     clip: Clip | None = None
     mirrored: bool = False
 
-    def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
+    def images(self, first: int, count: int, progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
         """Draw ``count`` images from number ``first`` on, uint8 [count, C, H, W]."""
         asked = self.conditions.drawing(range(first, first + count))
-        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
+        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=progress, **asked, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
-    def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
+    def part(self, first: int, count: int, progress: Callable[[int, int], None] | None = None) -> MeasuredRange:
         """Draw ``count`` images from number ``first`` on and return what the networks measure on them, by name.
 
         The names are features, logits, mirrored, read and asked (classes), clip_score, and those of ``others``.
         """
-        images, values = self.images(first, count, told), {}
+        images, values = self.images(first, count, progress), {}
         if self.network is not None:
             values["features"], logits = self.network(images)
             if logits is not None:

@@ -74,17 +74,17 @@ class HeldOut:
         """
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
-        told: dict[str, Any] = {"prompts": prompts}
+        conditions: dict[str, Any] = {"prompts": prompts}
         if columns.attributes is not None and taken.attributes:
             values = dict(zip(self.reader.attributes, columns.attributes.T, strict=True))
-            told["attributes"] = {
+            conditions["attributes"] = {
                 each.name: list(known_numbers(values[each.name])) for each in self.model.spec.attributes
             }
         if not taken.classes:
-            return {**told, "labels": None}
+            return {**conditions, "labels": None}
         numbers = match_classes(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
         # the appended entry is for rows without a label, whose number is -1
-        return {**told, "labels": np.append(numbers, -1)[columns.labels].tolist()}
+        return {**conditions, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
 def check_measurable(model: Model, reader: RealReader, metrics: tuple[str, ...], t: float) -> None:
@@ -109,25 +109,25 @@ def check_measurable(model: Model, reader: RealReader, metrics: tuple[str, ...],
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
 
 
-def check_told(told: ImageCondition | None, metrics: Sequence[str]) -> None:
-    """Check that a model that is told images is measured by the task that it was trained for.
+def check_image_condition(condition: ImageCondition | None, metrics: Sequence[str]) -> None:
+    """Check that a model with an image condition is measured by the task that it was trained for.
 
     Args:
-        told: the task; None for a model that is told no images.
+        condition: image condition of the model; None for a model without one.
 
     Raises:
         ValueError: naming the metric whose images are drawn without such an image.
     """
-    if told is None:
+    if condition is None:
         return
     for name in metrics:
-        # drawn images are told the second images of rows, measurements on held-out images none
-        if told.kind == "column" and name not in METRICS:
+        # drawn images take the second images of rows, measurements on held-out images take none
+        if condition.kind == "column" and name not in METRICS:
             continue
-        if told.kind != "inpaint" or METRICS.get(name) != "inpainted":
+        if condition.kind != "inpaint" or METRICS.get(name) != "inpainted":
             raise ValueError(
-                f"{name}: the model is told images, for image_condition.kind={told.kind}, and this metric draws "
-                "without them; leave it out"
+                f"{name}: the model has an image condition (image_condition.kind={condition.kind}), and this metric "
+                "draws without it; leave the metric out"
             )
 
 
@@ -154,8 +154,8 @@ def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str
         ValueError: if the model's classes do not match the data's, or a tolerance is not positive.
     """
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
-    images, told = to_image_tensor(columns), held.model_arguments(columns)
-    found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
+    images, conditions = to_image_tensor(columns), held.model_arguments(columns)
+    found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **conditions)
     return {"bpd": found.value.double().cpu()}
 
 

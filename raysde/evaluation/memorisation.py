@@ -176,7 +176,7 @@ class Memorisation:
 
 
 def measure_memorisation(
-    bench: Bench, drawn: Mapping[str, Tensor], seed: int, measure: Measure, told: StageProgress | None
+    bench: Bench, drawn: Mapping[str, Tensor], seed: int, measure: Measure, progress: StageProgress | None
 ) -> Memorisation:
     """Find the nearest training images of drawn and of held-out images.
 
@@ -189,9 +189,9 @@ def measure_memorisation(
     assert isinstance(training, Rows)
     assert isinstance(unseen, Rows)
     held = merge_parts(
-        measure(bench, UNSEEN, split_range(len(unseen.rows)), name_stage(told, "reading held-out images"))
+        measure(bench, UNSEEN, split_range(len(unseen.rows)), name_stage(progress, "reading held-out images"))
     )
-    parts = measure(bench, TRAINING, split_range(len(training.rows)), name_stage(told, "reading training images"))
+    parts = measure(bench, TRAINING, split_range(len(training.rows)), name_stage(progress, "reading training images"))
     count = len(drawn["mirrored"])
     plain, turned = (torch.cat([drawn[name][:count], held[name]]) for name in ("features", "mirrored"))
     found = find_nearest(plain, turned, number_rows(parts, training.rows))

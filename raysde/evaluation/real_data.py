@@ -122,10 +122,10 @@ class RealData(SourcesReader):
             for number, captions, values in conditions_of(
                 self.readers[place], rows[numbers == place] - self.starts[place]
             ):
-                told = captions
+                texts = captions
                 if source.template is not None:
-                    told = [fill_template(source.template, each, names[number]) for each in captions or [""]]
-                yield int(self.classes[place][number]), [each for each in told if each], values
+                    texts = [fill_template(source.template, each, names[number]) for each in captions or [""]]
+                yield int(self.classes[place][number]), [each for each in texts if each], values
 
 
 RealReader = Reader | RealData
@@ -219,21 +219,21 @@ def open_recorded(recipe: Mapping[str, Any], data: Mapping[str, Any], model: str
     entries = recipe.get("data.mix") or [{"filter": recipe.get("data.filter")}]
     if len(entries) != len(known) or not all({"path", "fingerprint"} <= each.keys() for each in known):
         raise ValueError(f"--data: the checkpoint of {model} does not name its training data; give --data")
-    sources = [_open_known(told, entry, model) for told, entry in zip(known, entries, strict=True)]
+    sources = [_open_known(recorded, entry, model) for recorded, entry in zip(known, entries, strict=True)]
     return open_sources(sources, [each.get("share", 1) for each in known])
 
 
-def _open_known(told: Mapping[str, Any], entry: Mapping[str, Any], model: str) -> Source:
+def _open_known(recorded: Mapping[str, Any], entry: Mapping[str, Any], model: str) -> Source:
     """Return a data set as the run of a model saw it.
 
     Args:
-        told: its entry in the checkpoint's data.
+        recorded: its entry in the checkpoint's data.
         entry: its entry in the recipe.
 
     Raises:
         ValueError: if it is not there, or the filter selects other rows now.
     """
-    path, fingerprint = told["path"], told["fingerprint"]
+    path, fingerprint = recorded["path"], recorded["fingerprint"]
     manifest = read_manifest(
         path, f"--data is not given, and the training data of {model}", find_version(path, fingerprint)
     )
@@ -245,9 +245,10 @@ def _open_known(told: Mapping[str, Any], entry: Mapping[str, Any], model: str) -
     text, selection = entry.get("filter"), None
     if text is not None:
         selection = select_rows(manifest, text, "--data")
-        if selection.sha256[:16] != told.get("selection"):
+        if selection.sha256[:16] != recorded.get("selection"):
             raise ValueError(
-                f"--data: {model} was trained on {told.get('selected')} rows of {manifest.path}, and the same filter "
-                f"selects {selection.count} other ones now: its kept columns were changed; restore them, or give --data"
+                f"--data: {model} was trained on {recorded.get('selected')} rows of {manifest.path}, and the same "
+                f"filter selects {selection.count} other ones now: its kept columns were changed; restore them, "
+                "or give --data"
             )
     return Source(manifest, entry.get("caption_template"), selection=selection)

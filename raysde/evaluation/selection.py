@@ -120,7 +120,7 @@ class ImageConditions:
     Attributes:
         labels: class numbers of the data, empty without labels.
         captions: captions of each label; a single tuple without labels; empty without captions.
-        told: True if the model takes labels; otherwise they serve only to know the class of a caption.
+        takes_labels: True if the model takes labels; otherwise they serve only to know the class of a caption.
         numbers: the model's class number for each of the data's; empty if they are the same.
         names: names of the numeric attributes that the model takes.
         values: attributes of rows of each label, a row's in the order of ``names`` and None for unknown; a single tuple
@@ -130,7 +130,7 @@ class ImageConditions:
 
     labels: tuple[int, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
-    told: bool = False
+    takes_labels: bool = False
     numbers: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     values: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
@@ -155,7 +155,7 @@ class ImageConditions:
     def drawing(self, numbers: range) -> dict[str, Any]:
         """Return the conditions of images as keyword arguments of a model's ``sample``."""
         prompts = [self.prompt(number) for number in numbers] if self.captions else None
-        labels = [self.label(number) for number in numbers] if self.told else None
+        labels = [self.label(number) for number in numbers] if self.takes_labels else None
         if labels is not None and self.numbers:
             labels = [None if label is None else self.numbers[label] for label in labels]
         found: dict[str, Any] = {"prompts": prompts, "labels": labels}
@@ -214,7 +214,7 @@ def draw_words(
     if classes and not present:
         raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
     if not captions:
-        return ImageConditions(present, told=bool(classes), numbers=numbers)
+        return ImageConditions(present, takes_labels=bool(classes), numbers=numbers)
     found = captions_by_label(reader, select_rows(reader, split, CAPTIONED))
     if not any(found.values()):
         raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
@@ -223,7 +223,7 @@ def draw_words(
             raise ValueError(f"not every class of the data at {manifest.path} has a caption")
         return ImageConditions(captions=(tuple(sorted(set().union(*found.values()))),))
     asked = tuple(tuple(sorted(found[label])) for label in present)
-    return ImageConditions(present, asked, told=classes > 0, numbers=numbers)
+    return ImageConditions(present, asked, takes_labels=classes > 0, numbers=numbers)
 
 
 def draw_row_conditions(

@@ -23,7 +23,7 @@ def share_among_ranks(world: World) -> Measure:
     """
 
     def measure(
-        bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
+        bench: Bench, work: str, stretches: Sequence[tuple[int, int]], progress: Progress | None = None
     ) -> Iterator[MeasuredRange]:
         mine = list(measure_here(bench, work, stretches[world.rank :: world.size], None))
         yield from gather_parts(mine, stretches, world)

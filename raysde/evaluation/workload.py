@@ -53,19 +53,21 @@ class Bench:
             found += self.drawer.others.values()
         return found
 
-    def part(self, work: str, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
+    def part(
+        self, work: str, first: int, count: int, progress: Callable[[int, int], None] | None = None
+    ) -> MeasuredRange:
         """Measure ``count`` images from number ``first`` on.
 
         Args:
             work: REAL, DRAWN, IMAGES, a key of ``others`` or of held_out.MEASURES.
-            told: progress callback while images are drawn, called with the solver steps done and their total.
+            progress: callback while images are drawn, called with the solver steps done and their total.
         """
         if work == REAL:
             assert self.real is not None
             return self.real.part(first, count)
         if work == DRAWN:
             assert self.drawer is not None
-            return self.drawer.part(first, count, told)
+            return self.drawer.part(first, count, progress)
         if work == IMAGES:
             assert self.drawer is not None
             return MeasuredRange(first, {IMAGES: self.drawer.images(first, count)})
@@ -76,22 +78,22 @@ class Bench:
 
 
 Measure = Callable[[Bench, str, Sequence[tuple[int, int]], Progress | None], Iterator[MeasuredRange]]
-"""``measure(bench, work, ranges, told)`` yields a part for each range (first, count), in their order, and calls
-``told`` with the number of images done and their total."""
+"""``measure(bench, work, ranges, progress)`` yields a part for each range (first, count), in their order, and calls
+``progress`` with the number of images done and their total."""
 
 
 def measure_here(
-    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
+    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], progress: Progress | None = None
 ) -> Iterator[MeasuredRange]:
     """Measure the ranges one after another in this process; a :data:`Measure`."""
     total, before = sum(count for _, count in stretches), 0
     for first, count in stretches:
 
-        def tell_part(done: int, steps: int, before: int = before, count: int = count) -> None:
-            if told is not None:
-                told(before + count * done / steps, total)
+        def report_part(done: int, steps: int, before: int = before, count: int = count) -> None:
+            if progress is not None:
+                progress(before + count * done / steps, total)
 
-        yield bench.part(work, first, count, tell_part)
+        yield bench.part(work, first, count, report_part)
         before += count
-        if told is not None:
-            told(before, total)
+        if progress is not None:
+            progress(before, total)

@@ -17,12 +17,12 @@ from torch import Tensor
 from raysde.images.codec import encode_image
 from raysde.images.png import png_metadata
 from raysde.images.tensors import to_pil
+from raysde.inference.image_conditions import read_image_conditions, sample_with_images
 from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import split_range
 from raysde.inference.samples import Drawn
-from raysde.inference.told_images import read_told, sample_told
 from raysde.io.atomic import is_partial
 from raysde.io.filesystems import child_path, exists, open_filesystem, read_bytes
 from raysde.io.hashing import model_hash
@@ -108,26 +108,26 @@ class Bulk:
         if (size := settings.get("size")) is not None:
             self.model.spec.shape_of(size)
         Method(**make_method(settings)).check(self.model.sde)
-        if self.requests.told and settings.get("size") is not None:
-            raise ValueError("--size does not go with a file of images that the model is told; leave it out")
-        for row in range(self.requests.count) if self.requests.told else ():
-            self.told(range(row, row + 1))
+        if self.requests.image_files and settings.get("size") is not None:
+            raise ValueError("--size does not go with images as conditions in a prompt file; leave it out")
+        for row in range(self.requests.count) if self.requests.image_files else ():
+            self.image_conditions(range(row, row + 1))
 
-    def told(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """Return the images that the model is told for rows of the prompt file, and masks for inpainting.
+    def image_conditions(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """Return the condition images of rows of the prompt file, and masks for inpainting.
 
         Raises:
             ValueError: naming the row, if a file does not exist or does not fit the model.
         """
         found: dict[str, list[tuple[str, bytes]]] = {}
-        for column, paths in self.requests.told.items():
+        for column, paths in self.requests.image_files.items():
             for row in rows:
                 name = f"{self.requests.file}, row {row + 1}: {column} {paths[row]}"
                 try:
                     found.setdefault(column, []).append((name, bytes(read_bytes(paths[row]))))
                 except (FileNotFoundError, IsADirectoryError):
                     raise ValueError(f"{name} does not exist") from None
-        return read_told(self.model.spec, found)
+        return read_image_conditions(self.model.spec, found)
 
     def seeds(self, first: int, count: int) -> list[int]:
         """Return the seeds of ``count`` images from number ``first`` on."""
@@ -141,34 +141,34 @@ class Bulk:
         other = self.negative or ""
         return [other if each is None else each for each in self.requests.negatives[first : first + count]]
 
-    def sample(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Drawn:
-        """Sample ``count`` images from number ``first`` on; ``told(done, all)`` gets solver steps."""
+    def sample(self, first: int, count: int, progress: Callable[[int, int], None] | None = None) -> Drawn:
+        """Sample ``count`` images from number ``first`` on; ``progress(done, all)`` gets solver steps."""
         rows, asked = slice(first, first + count), self.requests
         draw: Callable[..., Drawn] = partial(self.model.sample, n=count)
-        if asked.told:
-            draw = partial(sample_told, self.model, *self.told(range(first, first + count)))
+        if asked.image_files:
+            draw = partial(sample_with_images, self.model, *self.image_conditions(range(first, first + count)))
         return draw(
             prompts=None if asked.prompts is None else asked.prompts[rows],
             labels=None if asked.labels is None else asked.labels[rows],
             attributes={name: values[rows] for name, values in asked.attributes.items()},
             seed=self.seeds(first, count),
             first=first,
-            progress=told,
+            progress=progress,
             **{**self.settings, "negative": self.negatives(first, count)},
         )
 
-    def draw(self, part: int, told: Callable[[int, int], None] | None = None) -> None:
+    def draw(self, part: int, progress: Callable[[int, int], None] | None = None) -> None:
         """Sample the images of a part and write them as PNG files with their settings, as :meth:`Drawn.save` does.
 
         Args:
-            told: callback ``told(done, all)`` that gets solver steps.
+            progress: callback ``progress(done, all)`` that gets solver steps.
 
         Raises:
             ValueError: as :func:`raysde.inference.sample.sample`.
             OSError: naming the file that cannot be written.
         """
         first, count = self.parts[part]
-        drawn = self.sample(first, count, told)
+        drawn = self.sample(first, count, progress)
         files = [
             encode_image(to_pil(image), quality=None, chunks=png_metadata(drawn.metadata(index)))
             for index, image in enumerate(drawn.images)
@@ -187,7 +187,7 @@ class Bulk:
                 "seed": seeds[row - first],
                 "negative": None if negatives is None else negatives[row - first],
                 **{name: values[row] for name, values in asked.attributes.items()},
-                **{f"{name}_file": paths[row] for name, paths in asked.told.items()},
+                **{f"{name}_file": paths[row] for name, paths in asked.image_files.items()},
             }
             for row in rows
         ]
@@ -202,28 +202,28 @@ class Bulk:
 
 
 Draw = Callable[[Bulk, Sequence[int], Callable[[int, float], None]], Iterator[int]]
-"""A function ``draw(bulk, parts, told)`` that samples parts and yields the number of each finished one.
+"""A function ``draw(bulk, parts, progress)`` that samples parts and yields the number of each finished one.
 
-Meanwhile it may call ``told`` with the number of an unfinished part and its finished fraction from 0 to 1."""
+Meanwhile it may call ``progress`` with the number of an unfinished part and its finished fraction from 0 to 1."""
 
 
-def draw_here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
+def draw_here(bulk: Bulk, parts: Sequence[int], progress: Callable[[int, float], None]) -> Iterator[int]:
     """Sample the parts with the given numbers one after another in this process: a :data:`Draw`."""
     for part in parts:
 
-        def tell_part(done: int, steps: int, part: int = part) -> None:
-            told(part, done / steps)
+        def report_part(done: int, steps: int, part: int = part) -> None:
+            progress(part, done / steps)
 
-        bulk.draw(part, tell_part)
+        bulk.draw(part, report_part)
         yield part
 
 
-def draw_all(bulk: Bulk, draw: Draw = draw_here, told: Progress | None = None) -> int:
+def draw_all(bulk: Bulk, draw: Draw = draw_here, progress: Progress | None = None) -> int:
     """Sample all parts that are not complete yet; return the number of images that were complete before.
 
     Args:
         draw: samples the parts, in this process by default.
-        told: callback that gets the number of images sampled so far, fractional, and the number of all.
+        progress: callback that gets the number of images sampled so far, fractional, and the number of all.
 
     Raises:
         ValueError: if a row cannot be sampled, or ``bulk.out`` holds other files or another job's images.
@@ -234,14 +234,14 @@ def draw_all(bulk: Bulk, draw: Draw = draw_here, told: Progress | None = None) -
     done = {part for part in range(len(sizes)) if bulk.is_done(part)}
     before = sum(sizes[part] for part in done)
 
-    def tell_part(part: int, share: float) -> None:
-        if told is not None:
-            told(sum(sizes[each] for each in done) + share * sizes[part], bulk.requests.count)
+    def report_part(part: int, share: float) -> None:
+        if progress is not None:
+            progress(sum(sizes[each] for each in done) + share * sizes[part], bulk.requests.count)
 
-    tell_part(0, 0.0)
-    for part in draw(bulk, [part for part in range(len(sizes)) if part not in done], tell_part):
+    report_part(0, 0.0)
+    for part in draw(bulk, [part for part in range(len(sizes)) if part not in done], report_part):
         done.add(part)
-        tell_part(part, 0.0)
+        report_part(part, 0.0)
     return before
 
 

@@ -13,6 +13,7 @@ from raysde.conditioning.conditioner import Conditioner, Encoded
 from raysde.conditioning.images import InpaintCondition, UpscaleCondition
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Interval
+from raysde.inference.image_conditions import inpaint_with_condition, upscale_with_condition
 from raysde.inference.pixels import (
     ModelLike,
     check_dtype,
@@ -24,7 +25,6 @@ from raysde.inference.pixels import (
 )
 from raysde.inference.sample import Drawing, draw_batches, make_guidance, resolve_drawing
 from raysde.inference.samples import Drawn, make_samples
-from raysde.inference.told_images import inpaint_told, upscale_told
 from raysde.io.keywords import own_keywords
 from raysde.models import autoencoder as latent_space
 from raysde.models.sampling_defaults import resolve_settings
@@ -53,8 +53,8 @@ class Restoring(Drawing, total=False):
 def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
     """Fill in the unknown pixels of images [B, C, H, W] and keep the known ones.
 
-    A model that is trained to inpaint (``image_condition.kind=inpaint``) is told the known pixels, unless ``method`` is
-    given; see :func:`raysde.inference.told_images.inpaint_told`.
+    A model that is trained to inpaint (``image_condition.kind=inpaint``) takes the known pixels as a condition,
+    unless ``method`` is given; see :func:`raysde.inference.image_conditions.inpaint_with_condition`.
 
     Args:
         images: uint8, or float in the data range.
@@ -74,9 +74,9 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
             "; give [H, W], or one mask [B, 1, H, W] for each image"
         )
 
-    told = model.spec.image_condition
-    if isinstance(told, InpaintCondition) and options.get("method") is None:
-        return inpaint_told(model, told, images, mask, **options)
+    condition = model.spec.image_condition
+    if isinstance(condition, InpaintCondition) and options.get("method") is None:
+        return inpaint_with_condition(model, condition, images, mask, **options)
 
     def measure_rows(rows: slice) -> tuple[Projection, Tensor]:
         projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(device_of(model)))
@@ -107,8 +107,8 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
 def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
     """Sample images [B, C, H, W] of the model's size, each pixel of ``images`` being the mean of a block of pixels.
 
-    A model that is trained to upscale by ``factor`` (``image_condition.kind=upscale``) is told the images, unless
-    ``method`` is given; see :func:`raysde.inference.told_images.upscale_told`.
+    A model that is trained to upscale by ``factor`` (``image_condition.kind=upscale``) takes the images as a condition,
+    unless ``method`` is given; see :func:`raysde.inference.image_conditions.upscale_with_condition`.
 
     Args:
         images: [B, C, H / factor, W / factor], uint8 or float in the data range.
@@ -124,9 +124,9 @@ def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Res
             f"upscale: factor {factor} does not divide the model's {height} x {width} images; give another"
         )
     check_images(model, "upscale", images, (channels, height // factor, width // factor))
-    told = model.spec.image_condition
-    if isinstance(told, UpscaleCondition) and told.factor == factor and options.get("method") is None:
-        return upscale_told(model, told, images, **options)
+    condition = model.spec.image_condition
+    if isinstance(condition, UpscaleCondition) and condition.factor == factor and options.get("method") is None:
+        return upscale_with_condition(model, condition, images, **options)
     return draw_restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
 

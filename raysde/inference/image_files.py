@@ -27,7 +27,7 @@ def part_name(form: Form, part: int) -> str:
 
 def image_schema(rows: Sequence[Row]) -> pa.Schema:
     """Return the Arrow schema of sampled images; ``label`` is text for class names, else int64, and further columns,
-    the numeric attributes, are float64; paths of told images are text."""
+    the numeric attributes, are float64; paths of condition images are text."""
     named = any(isinstance(row["label"], str) for row in rows)
     kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
     more = [name for row in rows[:1] for name in row if name not in NUMBERS]

@@ -1,8 +1,8 @@
 """Prompt files: one image to sample for each row. Image 0 belongs to the first row; messages count rows from 1.
 
 FILE.txt                             one prompt a line
-FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label, the model's numeric attributes by name, and for models that
-                                     are told images their paths in image and mask; optionally seed and negative
+FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label, the model's numeric attributes by name, and for models with
+                                     an image condition paths in image and mask; optionally seed and negative
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Requests:
         prompts, labels: one for each image, None without that column; a label is a class name or an int class number.
         seeds, negatives: one for each image, with None for the command's default; None without that column.
         attributes: numeric attributes by name, each with one number for each image, None for unknown.
-        told: paths of the images that the model is told, by column, each with one for each image.
+        image_files: paths of the images that the model takes as conditions, by column, each with one for each image.
         unread: names of columns that are ignored.
     """
 
@@ -52,14 +52,14 @@ class Requests:
     seeds: list[int | None] | None = None
     negatives: list[str | None] | None = None
     attributes: Mapping[str, list[float | None]] = field(default_factory=dict)
-    told: Mapping[str, list[str]] = field(default_factory=dict)
+    image_files: Mapping[str, list[str]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Hash of the requests in hexadecimal, equal for equal rows in files of different formats."""
         asked: list[Any] = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
-        asked += [each for each in (self.attributes, self.told) if each]
+        asked += [each for each in (self.attributes, self.image_files) if each]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def labelled(self, classes: int, names: Sequence[str]) -> "Requests":
@@ -99,12 +99,12 @@ class Requests:
                 raise ValueError(f"{self.file}, row {row} has label {label}, but the model's are 0 to {classes - 1}")
 
 
-def read_requests(file: str, attributes: Sequence[str] = (), told: Sequence[str] = ()) -> Requests:
+def read_requests(file: str, attributes: Sequence[str] = (), image_columns: Sequence[str] = ()) -> Requests:
     """Read a prompt file by path or URI.
 
     Args:
         attributes: names of the model's numeric attributes, which are columns of the file.
-        told: columns of paths of images that the model is told, relative to the file.
+        image_columns: columns of paths of images that the model takes as conditions, relative to the file.
 
     Raises:
         ValueError: naming the file, and the row if one is wrong.
@@ -116,11 +116,11 @@ def read_requests(file: str, attributes: Sequence[str] = (), told: Sequence[str]
         content = read_bytes(file)
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"there is no prompt file {file}") from None
-    names, columns = read_columns(content, kind, file, (*COLUMNS, *attributes, *told))
+    names, columns = read_columns(content, kind, file, (*COLUMNS, *attributes, *image_columns))
     count = max(map(len, columns.values()), default=0)
-    if not columns.keys() & {"prompt", "label", *attributes, *told} and (names or not count):
+    if not columns.keys() & {"prompt", "label", *attributes, *image_columns} and (names or not count):
         there = f"its columns are {', '.join(names)}" if names else "it is empty"
-        more = f" nor one of {', '.join((*attributes, *told))}" if attributes or told else ""
+        more = f" nor one of {', '.join((*attributes, *image_columns))}" if attributes or image_columns else ""
         raise ValueError(
             f"prompt file {file} has neither a column prompt nor a column label{more}: {there}; add one of them"
         )
@@ -136,12 +136,12 @@ def read_requests(file: str, attributes: Sequence[str] = (), told: Sequence[str]
         attributes={
             name: parse_column(columns, name, parse_number, file) or [] for name in attributes if name in columns
         },
-        told={
+        image_files={
             name: [locate_beside(file, path) for path in found]
-            for name in told
+            for name in image_columns
             if (found := parse_complete_column(columns, name, parse_text, file))
         },
-        unread=tuple(name for name in names if normalise_name(name) not in (*COLUMNS, *attributes, *told)),
+        unread=tuple(name for name in names if normalise_name(name) not in (*COLUMNS, *attributes, *image_columns)),
     )
 
 

@@ -261,14 +261,14 @@ def draw_batches(
     for done, start in enumerate(range(0, count, batch_size)):
         rows = slice(start, min(count, start + batch_size))
         own = None if values is None else values[rows]
-        told = encode_rows(
+        encoded = encode_rows(
             select_rows(prompts, rows),
             select_rows(numbers, rows),
             rows.stop - start,
             own,
             None if planes is None else planes(rows),
         )
-        score = leading.rows(rows).score(model.score_model, told, rows.stop - start)
+        score = leading.rows(rows).score(model.score_model, encoded, rows.stop - start)
         keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
         generators = [rng.generator(each, rng.IMAGE, number) for each, number in keys]
         callback = _make_callback(progress, done * steps, total)

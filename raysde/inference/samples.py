@@ -59,10 +59,10 @@ class Drawn:
         numbers = [_describe_attributes(self.attributes, index) for index in range(len(self.images))]
         notes = [labels] if labels is not None else []
         notes += [numbers] if any(numbers) else []
-        told = [", ".join(filter(None, each)) for each in zip(*notes, strict=True)] if notes else None
-        if prompts is None or told is None:
-            return told if prompts is None else prompts
-        return [f"{prompt} ({note})" if note else prompt for prompt, note in zip(prompts, told, strict=True)]
+        joined = [", ".join(filter(None, each)) for each in zip(*notes, strict=True)] if notes else None
+        if prompts is None or joined is None:
+            return joined if prompts is None else prompts
+        return [f"{prompt} ({note})" if note else prompt for prompt, note in zip(prompts, joined, strict=True)]
 
     @property
     def pictures(self) -> Tensor:
@@ -78,20 +78,20 @@ class Drawn:
             index: place of the image among ``images``, from 0.
         """
         number = None if self.first is None or index is None else self.first + index
-        told: dict[str, Any] = {"number": number}
+        metadata: dict[str, Any] = {"number": number}
         if self.attributes is not None:
             each = {name: values if index is None else values[index] for name, values in self.attributes.items()}
-            told["attributes"] = {name: value for name, value in each.items() if value is not None}
+            metadata["attributes"] = {name: value for name, value in each.items() if value is not None}
         if self.condition_images is not None and index is not None:
-            told["condition_image"] = hash_pixels(self.condition_images[index])
+            metadata["condition_image"] = hash_pixels(self.condition_images[index])
         for name, value in {"prompt": self.prompts, "label": self.labels, "seed": self.seed, **self.settings}.items():
             if name in EACH and isinstance(value, list | tuple):
                 one = value[index or 0]
                 own = index is not None or all(each == one for each in value)
-                told |= {name: one} if own else {f"{name}s": value}
+                metadata |= {name: one} if own else {f"{name}s": value}
             else:
-                told[name] = value
-        return told
+                metadata[name] = value
+        return metadata
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """Return the images side by side under their prompts or labels, each with its condition image on its right.
@@ -215,9 +215,9 @@ def make_samples(
     """
     names, method = model.spec.class_names, Method(**make_method(settings))
     read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})
-    told = {"model": weights_hash(model), **settings, **read}
+    recorded = {"model": weights_hash(model), **settings, **read}
     if times is not None:
-        told = {**drop_grid_settings(told), "times": times.tolist()}
+        recorded = {**drop_grid_settings(recorded), "times": times.tolist()}
     return Drawn(
         images,
         None if prompts is None else list(prompts),
@@ -226,7 +226,7 @@ def make_samples(
         pixel_range(model.spec),
         None if numbers is None else [names[each] if names and each >= 0 else each for each in numbers],
         first,
-        told,
+        recorded,
         attributes,
     )
 

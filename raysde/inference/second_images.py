@@ -1,4 +1,4 @@
-"""Second images, such as depth maps, that a model is told when it is used."""
+"""Second images, such as depth maps, that a model takes as conditions when it is used."""
 
 from collections.abc import Callable, Sequence
 

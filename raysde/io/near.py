@@ -18,8 +18,8 @@ def find_nearest(given: str, known: Iterable[str], meanings: Mapping[str, str] |
         meanings: descriptions of known names. They count too: ``train.learning_rate`` suggests ``train.lr``, described
             as learning rate.
     """
-    told = meanings or {}
-    likeness = {name: _measure_likeness(given, name, told.get(name, "")) for name in known}
+    texts = meanings or {}
+    likeness = {name: _measure_likeness(given, name, texts.get(name, "")) for name in known}
     best = max(likeness.values(), default=0.0)
     found = [name for name, value in likeness.items() if value >= max(LEAST, best - WITHIN)]
     return sorted(found, key=lambda name: (-likeness[name], len(name), name))[:SHOWN]

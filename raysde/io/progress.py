@@ -15,9 +15,9 @@ StageProgress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: a callback for long work in several stages."""
 
 
-def name_stage(told: StageProgress | None, what: str) -> Progress | None:
+def name_stage(progress: StageProgress | None, what: str) -> Progress | None:
     """Return the callback of one stage, None without a callback."""
-    return None if told is None else partial(told, what)
+    return None if progress is None else partial(progress, what)
 
 
 def is_verbose() -> bool:

@@ -64,9 +64,9 @@ class ScoreModel(nn.Module):
         alpha, sigma = marginal_for(self.sde, t, x_t)
         seen = self.preconditioning.network_input(x_t, alpha, sigma, self.data_std)
         time = self.preconditioning.network_time(self.sde, t)
-        told = () if self.conditioner.width is None else (encoded.pooled, encoded.context, encoded.mask)
+        conditions = () if self.conditioner.width is None else (encoded.pooled, encoded.context, encoded.mask)
         with nullcontext() if self.own is None else self.own.name_errors():
-            output = self.network(self._with_planes(seen, encoded), time, *told)
+            output = self.network(self._with_planes(seen, encoded), time, *conditions)
         shape = (len(x_t), x_t.shape[1] + self.planes, *x_t.shape[2:])
         return of_shape(output, shape, f"network {place_of(self.network)}")[:, : x_t.shape[1]].to(x_t.dtype)
 

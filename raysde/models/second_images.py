@@ -1,4 +1,4 @@
-"""The second image that a recipe tells its model, found in its data set."""
+"""The second image that a recipe's model takes as a condition, found in its data set."""
 
 from dataclasses import replace
 

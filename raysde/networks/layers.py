@@ -60,9 +60,9 @@ def recompute_block(block: nn.Module, *inputs: Tensor | None) -> Any:
     return checkpoint(block, *inputs, use_reentrant=False)
 
 
-def to_full_precision(told: Tensor, frequencies: Tensor) -> Tensor:
+def to_full_precision(times: Tensor, frequencies: Tensor) -> Tensor:
     """Return times [B] in float32, or in float64 for a float64 network, since autocast would round 999 t."""
-    return told.to(torch.promote_types(torch.float32, frequencies.dtype))
+    return times.to(torch.promote_types(torch.float32, frequencies.dtype))
 
 
 class Positional(nn.Module):
@@ -78,8 +78,8 @@ class Positional(nn.Module):
         exponents = torch.arange(half, dtype=torch.float32, device="cpu") / max(1, half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
 
-    def forward(self, told: Tensor) -> Tensor:
-        angles = to_full_precision(told, self.frequencies)[:, None] * self.frequencies
+    def forward(self, times: Tensor) -> Tensor:
+        angles = to_full_precision(times, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -96,8 +96,8 @@ class Fourier(nn.Module):
         self.width = 2 * features
         self.register_buffer("frequencies", scale * torch.randn(features))
 
-    def forward(self, told: Tensor) -> Tensor:
-        angles = 2.0 * math.pi * to_full_precision(told, self.frequencies)[:, None] * self.frequencies
+    def forward(self, times: Tensor) -> Tensor:
+        angles = 2.0 * math.pi * to_full_precision(times, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

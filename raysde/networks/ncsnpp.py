@@ -130,8 +130,8 @@ class Down(nn.Module):
     """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input.
 
     It maps h [B, C, H, W] and the pyramid [B, P, H, W] to both at the next level, with H and W halved unless it is the
-    lowest, and appends the output of each layer to ``skips``. ``told`` holds the embedding [B, D], context [B, L, E]
-    and mask [B, L].
+    lowest, and appends the output of each layer to ``skips``. ``conditions`` holds the embedding [B, D], context
+    [B, L, E] and mask [B, L].
     """
 
     def __init__(self, stages: list[Stage], shrink: nn.Module | None, shown: nn.Module | None) -> None:
@@ -139,13 +139,13 @@ class Down(nn.Module):
         self.stages, self.shrink, self.shown = nn.ModuleList(stages), shrink, shown
 
     def forward(
-        self, run: Any, h: Tensor, pyramid: Tensor, skips: list[Tensor], told: tuple[Tensor | None, ...]
+        self, run: Any, h: Tensor, pyramid: Tensor, skips: list[Tensor], conditions: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor]:
         for stage in self.stages:
-            h = run(stage, h, *told)
+            h = run(stage, h, *conditions)
             skips.append(h)
         if self.shrink is not None:
-            h = run(self.shrink, h, told[0]) if isinstance(self.shrink, ResnetBlock) else self.shrink(h)
+            h = run(self.shrink, h, conditions[0]) if isinstance(self.shrink, ResnetBlock) else self.shrink(h)
             if self.shown is not None:
                 h, pyramid = self.shown(h, pyramid)
             skips.append(h)
@@ -157,7 +157,7 @@ class Up(nn.Module):
 
     It maps h [B, C, H, W] and the pyramid of the level below, [B, P, H / 2, W / 2], to h with H and W doubled unless it
     is the highest, and the pyramid [B, P, H, W] of this level. It takes its skips [B, S, H, W] from the end of
-    ``skips``. ``told`` is as for :class:`Down`.
+    ``skips``. ``conditions`` is as for :class:`Down`.
     """
 
     def __init__(self, stages: list[Stage], part: nn.Module | None, grow: nn.Module | None) -> None:
@@ -165,14 +165,14 @@ class Up(nn.Module):
         self.stages, self.part, self.grow = nn.ModuleList(stages), part, grow
 
     def forward(
-        self, run: Any, h: Tensor, pyramid: Tensor | None, skips: list[Tensor], told: tuple[Tensor | None, ...]
+        self, run: Any, h: Tensor, pyramid: Tensor | None, skips: list[Tensor], conditions: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor | None]:
         for stage in self.stages:
-            h = run(stage, torch.cat([h, skips.pop()], dim=1), *told)
+            h = run(stage, torch.cat([h, skips.pop()], dim=1), *conditions)
         if self.part is not None:
             h, pyramid = run(self.part, h, pyramid)
         if self.grow is not None:
-            h = run(self.grow, h, told[0]) if isinstance(self.grow, ResnetBlock) else self.grow(h)
+            h = run(self.grow, h, conditions[0]) if isinstance(self.grow, ResnetBlock) else self.grow(h)
         return h, pyramid
 
 
@@ -326,17 +326,17 @@ class NCSNpp(nn.Module):
         embedding = self.time(self.features(t))
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)
-        told = (F.silu(embedding), context, mask)
+        conditions = (F.silu(embedding), context, mask)
         run = recompute_block if self.size.checkpointing else run_block
         h, pyramid = self.enter(x), x
         skips = [h]
         for level in self.down:
-            h, pyramid = level(run, h, pyramid, skips, told)
+            h, pyramid = level(run, h, pyramid, skips, conditions)
         for stage in self.middle:
-            h = run(stage, h, *told)
+            h = run(stage, h, *conditions)
         out: Tensor | None = None
         for level in self.up:
-            h, out = level(run, h, out, skips, told)
+            h, out = level(run, h, out, skips, conditions)
         if self.leave is not None:
             return run(self.leave, h)
         assert out is not None

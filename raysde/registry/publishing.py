@@ -90,8 +90,8 @@ def _tag_ranking(
     ranking = Ranking.of(description.recipe)
     value = checkpoint_metrics(description).get(ranking.by)
     tags = {} if value is None else {BY: ranking.by, VALUE: repr(value)}
-    for key, told in (tags if chosen is None else {**tags, CHOICE: chosen}).items():
-        client.set_model_version_tag(name, version, key, told)
+    for key, text in (tags if chosen is None else {**tags, CHOICE: chosen}).items():
+        client.set_model_version_tag(name, version, key, text)
 
 
 def _log_model(

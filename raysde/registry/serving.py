@@ -14,9 +14,9 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.images.png import png_metadata
 from raysde.images.tensors import to_pil
+from raysde.inference.image_conditions import image_columns, read_image_conditions, sample_with_images
 from raysde.inference.model import Model
 from raysde.inference.samples import Drawn
-from raysde.inference.told_images import read_told, sample_told, told_columns
 from raysde.models.sampling_defaults import GUIDED, resolve_settings
 from raysde.models.spec import ModelSpec
 from raysde.sampling.method import SETTINGS, make_method
@@ -45,11 +45,11 @@ def request_columns(spec: ModelSpec) -> dict[str, bool]:
     """Return the columns of a request, and True for required ones.
 
     ``prompt``, ``label`` and numeric attributes by name are present if the model takes them, and so are ``image`` and
-    ``mask``, the files of the images that it is told; one column is enough. ``number`` is the image's number within the
+    ``mask``, the files of its condition images; one column is enough. ``number`` is the image's number within the
     seed; it defaults to the row's number.
     """
     conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
-    conditions += [each.name for each in spec.attributes] + [*told_columns(spec)]
+    conditions += [each.name for each in spec.attributes] + [*image_columns(spec)]
     return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
 
 
@@ -93,7 +93,7 @@ class Served:
         )
         attributes = {each.name: read_numbers(data, each.name) for each in spec.attributes if each.name in data}
         conditional = prompts is not None or labels is not None or bool(attributes)
-        told = {name: read_files(data, name) for name in told_columns(spec) if name in data}
+        files = {name: read_files(data, name) for name in image_columns(spec) if name in data}
         if spec.conditional and not conditional:
             asked.pop("guidance", None)
         settings = resolve_settings(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
@@ -104,8 +104,9 @@ class Served:
         with self.lock:
             for rows in group_consecutive(numbers):
                 draw: Callable[..., Drawn] = partial(self.model.sample, n=rows.stop - rows.start)
-                if told:
-                    draw = partial(sample_told, self.model, *read_told(spec, {name: told[name][rows] for name in told}))
+                if files:
+                    given_images = read_image_conditions(spec, {name: files[name][rows] for name in files})
+                    draw = partial(sample_with_images, self.model, *given_images)
                 drawn = draw(
                     prompts=None if prompts is None else prompts[rows],
                     labels=None if labels is None else labels[rows],

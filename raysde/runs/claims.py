@@ -150,14 +150,14 @@ def _file_name(number: int) -> str:
 
 
 def _format(claim: Claim) -> bytes:
-    told = {key: value for key, value in asdict(claim).items() if key != "number"}
-    return (json.dumps(told, indent=1) + "\n").encode()
+    stored = {key: value for key, value in asdict(claim).items() if key != "number"}
+    return (json.dumps(stored, indent=1) + "\n").encode()
 
 
 def _parse(number: int, content: bytes) -> Claim:
     """Return a claim; a torn file, of a command that was killed while it wrote, has no holders."""
     try:
-        told = json.loads(content)
-        return Claim(number, **{**told, "holders": tuple(Process(**each) for each in told["holders"])})
+        stored = json.loads(content)
+        return Claim(number, **{**stored, "holders": tuple(Process(**each) for each in stored["holders"])})
     except (ValueError, TypeError, KeyError):
         return Claim(number, "", repr(content), TORN, ())

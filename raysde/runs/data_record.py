@@ -48,19 +48,19 @@ def _version_of_run(config: RunConfig, number: int) -> int | None:
     """Return the version of a data set on which a run began, by its checkpoint or its record; None for a new run."""
     found = storage.find_newest_checkpoint(config.storage, config.name)
     if found is not None and found.description is not None:
-        told = found.description.data
+        record = found.description.data
     else:
         folder = folder_of(config)
-        told = {} if has_ended(folder) else read_record(folder) or {}
-    known = _list_sources(told)
+        record = {} if has_ended(folder) else read_record(folder) or {}
+    known = _list_sources(record)
     if number >= len(known):
         return None
     return find_version(config.data.sources[number].path, known[number]["fingerprint"])
 
 
-def _list_sources(told: dict[str, Any]) -> list[dict[str, Any]]:
+def _list_sources(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the entries of the data sets in a record, or in the data of a checkpoint; none of an empty one."""
-    return told.get("sources", [told] if told else [])
+    return record.get("sources", [record] if record else [])
 
 
 def folder_of(config: RunConfig) -> str:
@@ -132,8 +132,8 @@ def open_selection(config: RunConfig, number: int, manifest: Manifest) -> Select
     text = config.data.sources[number].filter
     if text is None:
         return None
-    told = None if manifest.kept is None else read_record(folder_of(config))
-    for stored in [each["selection"] for each in _list_sources(told or {}) if each["selection"] is not None]:
+    record = None if manifest.kept is None else read_record(folder_of(config))
+    for stored in [each["selection"] for each in _list_sources(record or {}) if each["selection"] is not None]:
         place = selection_path(config, manifest, text)
         if stored["file"] == _name_of(place) and exists(place):
             try:

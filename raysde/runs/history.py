@@ -54,9 +54,9 @@ class History:
             OSError: naming the file, if it cannot be written.
         """
         self._open(step)
-        told = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         with name_place_of_write("metrics", self.file), self.file.open("a") as out:
-            out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
+            out.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Write a picture of a step atomically.

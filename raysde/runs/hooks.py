@@ -18,9 +18,9 @@ from raysde.data.batches.microbatch import Microbatch, make_microbatch
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.images.tensors import to_float
+from raysde.inference.image_conditions import sample_with_planes
 from raysde.inference.model import Model
 from raysde.inference.samples import Drawn
-from raysde.inference.told_images import draw_told
 from raysde.io.filesystems import child_path
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec
@@ -102,15 +102,15 @@ class RunHooks:
 
 
 def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
-    """Draw the recipe's sample grid; a model that is told images is told those of some rows, which are shown if they
-    are second images."""
+    """Draw the recipe's sample grid; a model with an image condition takes the images of some rows, which are
+    shown if they are second images."""
     sampling, whole = run.config.sampling, Model(model, run.spec)
     draw: Callable[..., Drawn] = partial(whole.sample, n=sampling.count)
     if isinstance(run.spec.image_condition, ColumnCondition):
         draw = partial(whole.sample, n=sampling.count, condition_images=grid_rows(run).condition_images)
     elif run.spec.image_condition is not None:
         planes = grid_planes(run, run.spec.image_condition).to(whole.device)
-        draw = partial(draw_planes_told, whole, planes)
+        draw = partial(draw_with_planes, whole, planes)
     drawn = draw(
         prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
         labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
@@ -123,20 +123,20 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     return drawn.grid(min(sampling.count, kinds))
 
 
-def draw_planes_told(model: Model, planes: Tensor, **drawing: Any) -> Drawn:
+def draw_with_planes(model: Model, planes: Tensor, **drawing: Any) -> Drawn:
     """Return images drawn under planes [N, E, H, W]; ``drawing`` is as for :func:`raysde.inference.sample.sample`."""
-    return draw_told(model, len(planes), lambda rows: planes[rows], {}, drawing)
+    return sample_with_planes(model, len(planes), lambda rows: planes[rows], {}, drawing)
 
 
 def grid_planes(run: Run, condition: ImageCondition) -> Tensor:
-    """Return the planes [count, E, H, W] that the sample grid is told."""
+    """Return the planes [count, E, H, W] that the sample grid takes as conditions."""
     x0 = to_float(grid_rows(run).images, *run.config.data.range)
     return draw_planes(replace(condition, dropout=0.0), x0, rng.generator(run.config.sampling.seed, rng.GIVEN))
 
 
 def grid_rows(run: Run) -> Microbatch:
-    """Return the rows whose images the sample grid is told: the first held-out rows, or training rows without enough
-    of them."""
+    """Return the rows whose images the sample grid takes as conditions: the first held-out rows, or training rows
+    without enough of them."""
     sampling, rows = run.config.sampling, run.held_out
     if len(rows) < sampling.count:
         rows = run.feed.rows[np.arange(sampling.count) % run.feed.rows.count]

@@ -19,7 +19,7 @@ from raysde.distributed.world import World
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.evaluate import Question, choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
-from raysde.evaluation.held_out import check_told
+from raysde.evaluation.held_out import check_image_condition
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.shared import share_among_ranks, share_cache
@@ -59,8 +59,8 @@ def make_question(config: RunConfig) -> Question:
             settings={"batch_size": given.batch, **given.sampler},
         )
     except ValueError as error:
-        told = str(error).replace("add --allow-few", "set validation.allow_few=true")
-        raise ValueError(f"validation.metrics: {told}") from None
+        message = str(error).replace("add --allow-few", "set validation.allow_few=true")
+        raise ValueError(f"validation.metrics: {message}") from None
 
 
 def check_quality(config: RunConfig, sources: RunSources) -> None:
@@ -73,7 +73,7 @@ def check_quality(config: RunConfig, sources: RunSources) -> None:
         return
     question = make_question(config)
     try:
-        check_told(config.image_condition, question.metrics)
+        check_image_condition(config.image_condition, question.metrics)
     except ValueError as error:
         raise ValueError(f"validation.metrics: {error}") from None
     judged = "accuracy" in question.metrics or (question.compares and config.validation.features == "judge")
@@ -152,12 +152,12 @@ def prepare_quality(run: Run, model: Model) -> None:
 
 
 def stop_at_drawing(
-    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
+    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], progress: Progress | None = None
 ) -> Iterator[MeasuredRange]:
     """Measure real images, and raise :class:`DrawingReached` in place of the first drawn one; a ``Measure``."""
     if work != REAL:
         raise DrawingReached
-    yield from measure_here(bench, work, stretches, told)
+    yield from measure_here(bench, work, stretches, progress)
 
 
 def name_metrics(found: Sequence[Metric]) -> dict[str, float]:

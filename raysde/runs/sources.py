@@ -360,8 +360,8 @@ def _check_alike(manifests: list[Manifest], found: list[TextEmbeddings | None] |
     first = found[0]
     for manifest, each in zip(manifests, found, strict=True):
         if (each is None) != (first is None) or (each is not None and first is not None and each.dtype != first.dtype):
-            told = [f"{one.dtype} {one.kind}" if one is not None else "none" for one in (first, each)]
+            kinds = [f"{one.dtype} {one.kind}" if one is not None else "none" for one in (first, each)]
             raise ValueError(
-                f"{manifests[0].path} has precomputed values: {told[0]}, and {manifest.path}: {told[1]}; run raysde "
+                f"{manifests[0].path} has precomputed values: {kinds[0]}, and {manifest.path}: {kinds[1]}; run raysde "
                 f"precompute over both with the same settings, or set {remedy}"
             )

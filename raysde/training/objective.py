@@ -37,7 +37,7 @@ class Objective:
         times: distribution of t.
         condition_dropout: probability that all conditions of an image are dropped.
         attribute_dropout: probability that one numeric attribute of an image is dropped, beside condition_dropout.
-        image_condition: task of which the model is told images, if any.
+        image_condition: image condition of the model, if any.
         dropouts: with several data sets, the first row number of each, ascending, and its probability in place of
             ``condition_dropout``.
         flip: True to mirror images with probability 1/2.

@@ -71,8 +71,8 @@ class TrainState:
 
     def note_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record metrics of the averaged weights at this step, which its checkpoint stores; JSON has no infinity."""
-        told = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self.measured = (self.step, {**self.metrics, **told})
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self.measured = (self.step, {**self.metrics, **finite})
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:

@@ -111,7 +111,7 @@ def measure_bins(
         seed: seed of the noise and of its level, which also depend on each row's number.
         data_range: float values of black and white.
         latent: autoencoder of a latent model; None for a model of pixels.
-        image_condition: task of which the model is told images, if any.
+        image_condition: image condition of the model, if any.
 
     Raises:
         ValueError: if the model does not take the batch's conditions.
@@ -127,11 +127,11 @@ def measure_bins(
     condition = conditioner.condition(captions, labels, len(x0), **context, attributes=numbers)
     if image_condition is not None:
         own = [rng.generator(seed, rng.VALIDATION, int(row), 1) for row in batch.rows]
-        told = replace(image_condition, dropout=0.0)
+        undropped = replace(image_condition, dropout=0.0)
         second = second_images(batch, data_range, device)
         parts = [None] * len(x0) if second is None else list(second.split(1))
         planes = [
-            draw_planes(told, each[None], stream, part) for each, stream, part in zip(x0, own, parts, strict=True)
+            draw_planes(undropped, each[None], stream, part) for each, stream, part in zip(x0, own, parts, strict=True)
         ]
         condition = replace(condition, image=torch.cat(planes))
     encoded = conditioner(condition.to(device))
@@ -194,7 +194,7 @@ def validation_loss(
     Args:
         batches: this rank's share of the held-out microbatches.
         latent: latent space of a latent model, None for pixels.
-        image_condition: task of which the model is told images, if any.
+        image_condition: image condition of the model, if any.
         spare: microbatch that a rank without further batches computes, uncounted, in step with other ranks, or None.
 
     Raises:

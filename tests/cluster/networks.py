@@ -49,7 +49,7 @@ class Spoiled(SmallUNet):
 
 
 class Noted(SmallUNet):
-    """A network that notes the times which it is told in training."""
+    """A network that records its time inputs in training."""
 
     times: ClassVar[list[Tensor]] = []
 

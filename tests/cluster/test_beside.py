@@ -52,9 +52,9 @@ def test_a_killed_job_logs_what_evaluate_measures(digits, tmp_path):
     client = tracking.connect_client(uri)
     values = {}
     for name in METRICS:
-        told = client.get_metric_history(done.run_id, f"val/{name}")
-        assert sorted(each.step for each in told) == [2, 4, 6, 8]
-        values[name] = {each.step: each.value for each in told}
+        history = client.get_metric_history(done.run_id, f"val/{name}")
+        assert sorted(each.step for each in history) == [2, 4, 6, 8]
+        values[name] = {each.step: each.value for each in history}
     for step in (2, 4, 6, 8):
         folder, report = tmp_path / "runs" / "small" / checkpoint.checkpoint_name(step), tmp_path / "report.json"
         command = ["evaluate", str(folder), "--metrics", ",".join(METRICS), "--samples", "40", "--reference", "50",

@@ -68,7 +68,7 @@ class Whole(Trial):
 
 
 def time_of_a_row(both, place: Path) -> float:
-    """Return the time that the network is told for a row of batch ``BAD``, by a run of one process."""
+    """Return the network's time input for a row of batch ``BAD``, by a run of one process."""
     tree = recipe(both, place / "runs", {"factory": "tests.cluster.networks:Noted"})
     changes = {"validation": {"rows": 0}, "keep": {}, "resources": {}, "tracking": {}, "checkpoint_every": 0}
     tree |= changes
@@ -107,10 +107,10 @@ def outcome(trial: Trial) -> dict:
     folders = sorted(path for path in trial.run.iterdir() if path.name.startswith("step_"))
     found = {}
     for folder in folders:
-        told = checkpoint.read_description(folder)
+        about = checkpoint.read_description(folder)
         kept = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
         assert kept
-        found[folder.name] = (kept, told.state["metrics"], told.state["rows_digest"], told.bad.left_out)
+        found[folder.name] = (kept, about.state["metrics"], about.state["rows_digest"], about.bad.left_out)
     with sqlite3.connect(trial.database) as rows:
         fid = rows.execute("SELECT step, value FROM metrics WHERE key = 'val/fid' ORDER BY step").fetchall()
         tags = rows.execute("SELECT version, key, value FROM model_version_tags").fetchall()

@@ -30,7 +30,7 @@ class Creator:
 
 
 def kill(creator) -> None:
-    """Kill an actor at work, and wait until the driver is told, by the error that the driver of a run sees."""
+    """Kill an actor at work, and wait until the driver knows, by the error that the driver of a run sees."""
     pid, working = ray.get(creator.pid.remote()), creator.work.remote()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ray.exceptions.RayActorError):

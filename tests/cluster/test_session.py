@@ -85,7 +85,7 @@ def test_processes_of_a_cluster_that_others_started_ask_it(neighbour):
         ("ray://10.0.0.7:10001", {}, None),
     ],
 )
-def test_what_processes_of_another_cluster_are_told(monkeypatch, address, job, given):
+def test_processes_of_another_cluster_get_its_address(monkeypatch, address, job, given):
     """Processes get the address unless the job sets it; Ray refuses a variable that is set twice."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": job}))
     assert worker_environment(address) == given

@@ -11,7 +11,7 @@ import pytest
 from ray.train.v2._internal.logging.patch_print import redirected_print
 
 from raysde.cluster import connection
-from raysde.cluster.connection import MARK, show_told_lines
+from raysde.cluster.connection import MARK, show_marked_lines
 from raysde.config import loading
 from tests.support.jobs import job_recipe, killed_network
 from tests.support.paths import ROOT
@@ -20,8 +20,8 @@ from tests.support.paths import ROOT
 def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
     """Marked lines appear without the mark and without Ray's prefix; output of Ray and libraries does not."""
     lines = ["Loading weights: 100%", f"{MARK}first batch", "Traceback (most recent call last):", f"  {MARK}quoted"]
-    show_told_lines({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
-    show_told_lines({"pid": "raylet", "is_err": True})
+    show_marked_lines({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
+    show_marked_lines({"pid": "raylet", "is_err": True})
     assert capsys.readouterr() == ("", "first batch\n")
 
 
@@ -29,7 +29,7 @@ def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
 def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     """Every stage is reported in order; a worker killed in step 8 gives one sentence with the step to resume from."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tree = job_recipe(digits, tmp_path, uri, "told", network=killed_network(tmp_path, "told", dies=True))
+    tree = job_recipe(digits, tmp_path, uri, "lost", network=killed_network(tmp_path, "lost", dies=True))
     tree["sampling"] = {**tree["sampling"], "every": 0}
     (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     quiet = ("RAY_ADDRESS", "RAYSDE_LOG")
@@ -91,7 +91,7 @@ def asked(monkeypatch, setting: str | None) -> None:
         monkeypatch.setenv("RAYSDE_LOG", setting)
 
 
-def test_a_sentence_is_told_once(monkeypatch, capsys, caplog):
+def test_a_sentence_is_printed_once(monkeypatch, capsys, caplog):
     """Ray Train replaces print in its workers by a function that logs each line and also writes it."""
     monkeypatch.setattr(builtins, "print", redirected_print)
     with caplog.at_level(logging.INFO):

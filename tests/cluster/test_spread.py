@@ -111,7 +111,7 @@ def test_figures_in_pretrained_networks_and_memorised_images_do_not_depend_on_th
 def bench_of(labels, data, network, rows=500) -> Bench:
     named = wrap_as_network("net", network) if not isinstance(network, FeatureNetwork) else network
     source = RealImages(data.fingerprint, "train", rows, (8, 8), named.hash)
-    drawer = Drawer(load(labels), ImageConditions(tuple(range(10)), told=True), 5, FAST, named)
+    drawer = Drawer(load(labels), ImageConditions(tuple(range(10)), takes_labels=True), 5, FAST, named)
     return Bench(Real(Reader(data), source, named), drawer)
 
 

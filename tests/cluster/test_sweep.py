@@ -173,7 +173,7 @@ def test_too_few_gpus_are_named(digits, tmp_path):
     ],
 )
 def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, capsys, changes, given, said):
-    """This machine refuses them; on a joined cluster, which may grow, the user is told what the workers wait for."""
+    """This machine refuses them; on a joined cluster, which may grow, the user sees what the workers wait for."""
     recipe = loading.parse_recipe(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
         assign_shares(recipe, Cluster(3), 16, given)
@@ -384,27 +384,27 @@ def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
     (tmp_path / "error.txt").write_text("Traceback\nActorDiedError: it was killed\n")
     trial, states = sweep.next(), []
     for again in (True, False):
-        told = {"config": {"number": 0}, "should_recover": lambda again=again: again}
-        judged.on_trial_error(None, SimpleNamespace(**told, error_file=str(tmp_path / "error.txt")))
+        settings = {"config": {"number": 0}, "should_recover": lambda again=again: again}
+        judged.on_trial_error(None, SimpleNamespace(**settings, error_file=str(tmp_path / "error.txt")))
         states.append((trial.state, trial.error))
     assert states == [("running", ""), ("failed", "ActorDiedError: it was killed")]
 
 
-def test_tune_is_told_to_stop_what_falls_behind(tmp_path):
+def test_tune_stops_what_falls_behind(tmp_path):
     space = read_space({"train.lr": [1e-3, 1e-2]})
     plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
     judged = Judged(sweep, SimpleNamespace(close_run=lambda trial: None), SimpleNamespace(show=lambda: None))
 
-    def told(number: int, **message) -> str:
+    def report(number: int, **message) -> str:
         result = {key: json.dumps(value) for key, value in message.items()}
         return judged.on_trial_result(None, SimpleNamespace(config={"number": number}), result)
 
     assert [sweep.next().number, sweep.next().number] == [0, 1]
-    assert told(0, report={"step": 2, "images": 4, "metrics": {"m": 1.0}}) == "CONTINUE"
-    assert told(1, report={"step": 2, "images": 4, "metrics": {"m": 2.0}}) == "STOP"
-    assert told(0, ended={"state": "finished", "error": ""}) == "CONTINUE"
-    assert told(0, ended={"state": "failed", "error": "again"}) == "CONTINUE"
+    assert report(0, report={"step": 2, "images": 4, "metrics": {"m": 1.0}}) == "CONTINUE"
+    assert report(1, report={"step": 2, "images": 4, "metrics": {"m": 2.0}}) == "STOP"
+    assert report(0, ended={"state": "finished", "error": ""}) == "CONTINUE"
+    assert report(0, ended={"state": "failed", "error": "again"}) == "CONTINUE"
     assert [trial.state for trial in sweep.trials] == ["finished", "stopped"]
 
 

@@ -198,7 +198,7 @@ def test_a_killed_run_decides_as_if_it_never_was(digits, tmp_path, undisturbed, 
     """Killed while it submits, logs, records or ends, perhaps twice, a run ends at the same step, keeps the same
     checkpoints with the same metrics, and has every result."""
     wanted, logged, events = undisturbed
-    told = {}
+    reported = {}
     for number, kill in enumerate((*kills, None)):
         at = kill if kill is None or kill >= 0 else len(events) + kill
         noted = Events(at)
@@ -208,11 +208,11 @@ def test_a_killed_run_decides_as_if_it_never_was(digits, tmp_path, undisturbed, 
             assert number < len(kills)
         else:
             assert kill is None
-            told |= sink.of("val/accuracy")
+            reported |= sink.of("val/accuracy")
             assert state.stopped
     assert outcome(tmp_path / "small") == wanted
-    assert told == {step: value for step, value in logged.items() if step in told}
-    assert max(told) == max(logged)
+    assert reported == {step: value for step, value in logged.items() if step in reported}
+    assert max(reported) == max(logged)
 
 
 @pytest.mark.slow

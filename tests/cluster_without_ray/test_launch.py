@@ -103,10 +103,10 @@ def test_every_setting_reaches_ray_train(launched):
     assert running.checkpoint_config.num_to_keep is None  # workers delete older checkpoints themselves
     assert made["torch_config"].backend == "gloo"
     assert "datasets" not in made  # workers run data sets of their own
-    told = made["train_loop_config"]
-    assert loading.parse_recipe(told["recipe"]) == run.config
-    assert (told["tracking_uri"], told["run_id"], told["threads"], told["started"]) == ("sqlite:///x", "abc", 3, 5.0)
-    assert (told["spool"], told["reports"]) == (str(spool_folder("small", "abc")), None)
+    loop = made["train_loop_config"]
+    assert loading.parse_recipe(loop["recipe"]) == run.config
+    assert (loop["tracking_uri"], loop["run_id"], loop["threads"], loop["started"]) == ("sqlite:///x", "abc", 3, 5.0)
+    assert (loop["spool"], loop["reports"]) == (str(spool_folder("small", "abc")), None)
 
 
 def test_workers_on_gpus_talk_by_nccl_and_may_read_for_themselves(launched):
@@ -273,7 +273,7 @@ class Failed(ray.train.TrainingFailedError):
         ({10: "ValueError: ten", 9: "ValueError: nine"}, "worker 9: ValueError: nine"),
     ],
 )
-def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
+def test_the_error_of_the_first_worker_is_reported(launched, failures, expected):
     assert root_cause(Failed(failures)) == expected
     with pytest.raises(RuntimeError, match=f"^run 'small' failed: {expected}$"):
         launched(Share(1, False), raised=Failed(failures))
@@ -320,14 +320,14 @@ def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypat
     for state.step in (3, 6):
         save_checkpoint(run, state, place, World())
     fault = "weights.safetensors in checkpoint small does not match its sha256 in checkpoint.json"
-    told = []
+    attempts = []
 
     class Trainer:
         def __init__(self, worker, **given) -> None:
-            told.append(dict(given["train_loop_config"]["damaged"]))
+            attempts.append(dict(given["train_loop_config"]["damaged"]))
 
         def fit(self):
-            if len(told) == 1 or always:
+            if len(attempts) == 1 or always:
                 error = DamagedCheckpointError(checkpoint.checkpoint_name(6), fault)
                 raise Failed({0: "".join(traceback.format_exception(error))})
             return SimpleNamespace(return_value=None)
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypat
     given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
     always = False
     run_worker_group(run, **given)
-    assert told == [{}, {checkpoint.checkpoint_name(6): fault}]
+    assert attempts == [{}, {checkpoint.checkpoint_name(6): fault}]
     said = capsys.readouterr().err
     assert f"passed over a damaged checkpoint: {fault}; the newest whole one is step_000000003" in said
     assert "starting again" not in said

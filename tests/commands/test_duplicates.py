@@ -55,10 +55,10 @@ def test_a_data_set_with_copies_is_described(copied, tmp_path, capsys):
     }
     across = sum(len({splits[f"{group}{n}"] for n in range(count)}) == 2 for group, count in (("a", 4), ("b", 2)))
     assert (f"{across} group" in lines[place + 1]) == (across > 0)
-    told = [line.split() for line in lines if " rows    " in line]
-    assert [line[0] for line in told] == ["4", "2"]
-    assert {key for key in told[0] if key[0] == "a"} < {"a0", "a1", "a2", "a3"}
-    assert told[1][2] == "b0"  # the larger one
+    groups = [line.split() for line in lines if " rows    " in line]
+    assert [line[0] for line in groups] == ["4", "2"]
+    assert {key for key in groups[0] if key[0] == "a"} < {"a0", "a1", "a2", "a3"}
+    assert groups[1][2] == "b0"  # the larger one
     assert lines[-1] == f"closest pairs  {sheet}"
     assert Image.open(sheet).width > 4 * 112
 

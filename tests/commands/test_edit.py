@@ -82,14 +82,14 @@ def test_inpainting_writes_results_beside_their_inputs(models, files):
     cells = enlarge(torch.stack([given[0], *made[:2], given[1], *made[2:]]), 12)
     with Image.open(Path(files["out"]) / "sheet.png") as sheet:
         above = locate_rows(sheet, cells, 3)
-        told = [sheet.info]
+        metadata = [sheet.info]
     assert all(inked(each, 1, 96) == [True] and (each[:, 98:] < 100).any() for each in above)
-    told += [Image.open(Path(files["out"]) / f"image-00{index}.png").info for index in range(4)]
-    assert {(each["Software"], each["prompt"], each["seed"], each["method"]) for each in told} == {
+    metadata += [Image.open(Path(files["out"]) / f"image-00{index}.png").info for index in range(4)]
+    assert {(each["Software"], each["prompt"], each["seed"], each["method"]) for each in metadata} == {
         ("raysde", CAPTIONS[2], "0", "moment_matching")
     }
-    assert [each.get("image") for each in told] == [None, "grey.png", "grey.png", "other.png", "other.png"]
-    assert [each.get("number") for each in told] == [None, "0", "1", "2", "3"]
+    assert [each.get("image") for each in metadata] == [None, "grey.png", "grey.png", "other.png", "other.png"]
+    assert [each.get("number") for each in metadata] == [None, "0", "1", "2", "3"]
 
 
 def test_the_other_edits(models, files):
@@ -113,7 +113,7 @@ def test_a_repeated_option_adds_images(models, files):
     assert len(results(files, *(f"image-00{number}.png" for number in range(3)))) == 3
 
 
-def test_older_pictures_in_the_folder_are_told(models, files, capsys):
+def test_older_pictures_in_the_folder_are_reported(models, files, capsys):
     """The command names pictures that are replaced, and pictures that stay beside the new ones."""
     tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]
     for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stays beside the new ones (image-001.png")):
@@ -181,9 +181,9 @@ def test_a_bar_counts_the_units_that_are_done(monkeypatch):
             bars.append(self)
 
     monkeypatch.setattr(tqdm, "tqdm", Kept)
-    with show_progress_bar("drawing", "step") as told:
+    with show_progress_bar("drawing", "step") as progress:
         for done, total in ((1, 4), (3, 4), (4, 8), (8, 8)):
-            told(done, total)
+            progress(done, total)
             assert (bars[0].n, bars[0].total) == (done, total)
 
 

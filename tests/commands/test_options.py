@@ -323,7 +323,7 @@ LED = {
     "autoguide": (["--autoguide", "YOUNGER"], ("source", "YOUNGER")),
     "autoguidance": (["--autoguide", "YOUNGER", "--autoguidance", "1.5"], ("autoguidance", 1.5)),
 }
-TOLD = {
+CONDITIONS = {
     "prompt": (["--prompt", "a seven"], ("prompts", "a seven")),
     "label": (["--label", "7"], ("labels", 7)),
     "attribute": (["--attribute", "age=30"], ("age", [30.0])),
@@ -348,7 +348,7 @@ OVER = ["--over", "train.lr=[1,2]"]
 
 MODES = {
     "sample": (for_sample, [], {
-        **MODEL, **TOLD, **SOLVER,
+        **MODEL, **CONDITIONS, **SOLVER,
         "condition_image": (["--condition-image", "white.png"], ("condition_images", 255.0)),
         "n": (["-n", "3"], ("n", 3)),
         "size": (["--size", "6x10"], ("size", [6, 10])),
@@ -376,7 +376,7 @@ MODES = {
         "device": (["--device", "meta"], ("device", "meta")),
     }),
     "edit": (for_edit, ["--image", "grey.png", "--mask", "mask.png", "--out", "edited"], {
-        **MODEL, **TOLD, **SOLVER,
+        **MODEL, **CONDITIONS, **SOLVER,
         "image": (["--image", "other.png"], ("names", ["image-000", "image-001"])),
         "mask": (["--mask", "white.png"], ("known", 1.0)),
         "n": (["-n", "3"], ("n", 3)),
@@ -400,7 +400,7 @@ MODES = {
         "data_version": (["--data-version", "2"], ("version", 2)),
         "filter": (["--filter", "score > 3"], ("condition", "score > 3")),
         "metrics": (["--metrics", "bpd, kid"], ("metrics", ["bpd", "kid"])),
-        "output": (["--output", "told.json"], ("path", str(Path("told.json").absolute()))),
+        "output": (["--output", "other.json"], ("path", str(Path("other.json").absolute()))),
         "rows": (["--rows", "33"], ("rows", 33)),
         "t": (["--t", "0.25"], ("t", 0.25)),
         "bpd_rtol": (["--bpd-rtol", "0.03"], ("rtol", 0.03)),
@@ -656,11 +656,11 @@ def test_a_value_that_is_not_the_default_is_not_there_without_its_option(place, 
 def test_prompts_and_labels_are_taken_in_turn(place, monkeypatch):
     """Seven images take three prompts and two labels in turn; without -n there is one per prompt, and 16 without
     prompts."""
-    told = ["--prompt", "a", "--prompt", "b", "--prompt", "c", "--label", "4", "--label", "5"]
-    found = arrived("sample", "sample", [*told, "-n", "7"], monkeypatch)
+    prompts = ["--prompt", "a", "--prompt", "b", "--prompt", "c", "--label", "4", "--label", "5"]
+    found = arrived("sample", "sample", [*prompts, "-n", "7"], monkeypatch)
     assert ("prompts", ["a", "b", "c", "a", "b", "c", "a"]) in found
     assert ("labels", [4, 5, 4, 5, 4, 5, 4]) in found
-    assert ("n", 3) in arrived("sample", "sample", told, monkeypatch)
+    assert ("n", 3) in arrived("sample", "sample", prompts, monkeypatch)
     assert ("n", 16) in arrived("sample", "sample", [], monkeypatch)
 
 

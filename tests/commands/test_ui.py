@@ -100,8 +100,8 @@ def test_a_port_that_is_taken_is_said(capsys, store):
     assert main(["ui", "--tracking-uri", store, "--port", "70000"]) == 2
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_ends_with_all_that_it_started(store, told):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_on_a_signal_it_ends_with_all_that_it_started(store, number):
     port = free_port()
     words = [sys.executable, "-m", "raysde.cli", "ui", "--tracking-uri", store, "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -114,7 +114,7 @@ def test_told_to_end_it_ends_with_all_that_it_started(store, told):
         started = below(process.pid)
         assert started
     finally:
-        process.send_signal(told)
+        process.send_signal(number)
     assert process.wait(60) == 0
     assert not any(Path(f"/proc/{child}").exists() for child in started)
     with socket.socket() as trying:

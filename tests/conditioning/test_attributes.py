@@ -149,10 +149,10 @@ def test_models_without_attributes_keep_their_weights_and_their_description():
     plain, spec = fresh_model(spec_with(classes=3), [], 7), spec_with(classes=3)
     assert "attributes" not in spec.dump()
     assert not any("number" in name for name in plain.state_dict())
-    told = replace(spec, attributes=(AGE, SIZE))
-    assert ModelSpec.parse(json.loads(json.dumps(told.dump()))) == told
-    assert told.conditional
-    assert replace(told, classes=0).conditional
+    with_attributes = replace(spec, attributes=(AGE, SIZE))
+    assert ModelSpec.parse(json.loads(json.dumps(with_attributes.dump()))) == with_attributes
+    assert with_attributes.conditional
+    assert replace(with_attributes, classes=0).conditional
 
 
 def test_dropout_of_single_attributes_has_its_own_stream(numbered, tmp_path):

@@ -1,4 +1,4 @@
-"""Second images as conditions: the recipe, training, sampling, serving and evaluation of models that are told them."""
+"""Second images as conditions: the recipe, training, sampling, serving and evaluation of models that take them."""
 
 import io
 import json
@@ -34,12 +34,12 @@ from raysde.data.ingest.digits import load_digits
 from raysde.data.ingest.samples import Sample
 from raysde.evaluation.evaluate import Question, choose_conditions
 from raysde.evaluation.generated import Drawer
-from raysde.evaluation.held_out import check_told
+from raysde.evaluation.held_out import check_image_condition
 from raysde.inference.bulk import Bulk, draw_all
+from raysde.inference.image_conditions import image_columns
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
 from raysde.inference.samples import place_beside
-from raysde.inference.told_images import told_columns
 from raysde.models.autoencoder import LatentSpec, encode_moments, load_vae
 from raysde.models.spec import ModelSpec
 from raysde.precompute.jobs import LatentsJob, show_views
@@ -77,12 +77,12 @@ def column_recipe(data, runs, /, **changes):
 
 def everything(data, runs, /, **changes):
     """Return a recipe with captions, classes, a number, second images, flips and random crops."""
-    told = {
+    keys = {
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2}, "class_conditional": True,
         "attributes": {"names": ["thickness"], "dropout": 0.2}, "train__condition_dropout": 0.2,
         "data__flip": True, "data__crop": "random", "data__scale": [0.6, 1.0],
     }  # fmt: skip
-    return column_recipe(data, runs, **{**told, **changes})
+    return column_recipe(data, runs, **{**keys, **changes})
 
 
 def opened(recipe):
@@ -214,9 +214,9 @@ def test_a_run_with_all_conditions_is_the_same_after_a_restart(edges, tmp_path):
     assert same_tensors(*(each.score_model.state_dict() for each in ends))
     model = ends[0]
     asked = {"prompts": ["two"] * 2, "labels": ["3", "4"], "attributes": {"thickness": 1.5}, "steps": 2}
-    told, other = (model.sample(**asked, condition_images=each) for each in (pictures(2), 255 - pictures(2)))
-    assert not torch.equal(told.images, other.images)
-    assert told.captions == ["two (3, thickness 1.5)", "two (4, thickness 1.5)"]
+    first, other = (model.sample(**asked, condition_images=each) for each in (pictures(2), 255 - pictures(2)))
+    assert not torch.equal(first.images, other.images)
+    assert first.captions == ["two (3, thickness 1.5)", "two (4, thickness 1.5)"]
 
 
 def test_two_ranks_are_one_process(edges, tmp_path):
@@ -234,7 +234,7 @@ def test_two_ranks_are_one_process(edges, tmp_path):
         torch.testing.assert_close(second[name], value, atol=1e-5, rtol=1e-3)
 
 
-def test_validation_tells_each_row_its_own_second_image(edges, tmp_path):
+def test_validation_gives_each_row_its_own_second_image(edges, tmp_path):
     """The network sees the planes of the row in every bin, without dropout; another image gives another loss."""
     run = opened(column_recipe(edges, tmp_path, image_condition__dropout=0.9))
     model = stirred(run).model.eval()
@@ -298,7 +298,7 @@ def test_latents_of_an_image_are_those_of_its_twin(tmp_path):
         model.sample(condition_images=pictures(3, 4), steps=1)
 
 
-def test_sampling_tells_the_model_the_second_images():
+def test_sampling_takes_the_second_images():
     """Images are those of the sampler under the planes, in any batch, as floats, at another size and along a path."""
     model, second = column_model(), pictures()
     settings = {"steps": 3, "solver": "heun", "seed": 4, "dtype": torch.float32}
@@ -358,14 +358,14 @@ def test_grids_show_second_images_beside():
     assert len(hashes) == 3
 
 
-def test_a_training_grid_is_told_held_out_second_images(edges, tmp_path):
+def test_a_training_grid_takes_held_out_second_images(edges, tmp_path):
     asked = {"sampling__count": 3, "sampling__steps": 2, "sampling__seed": 6}
     run = opened(column_recipe(edges, tmp_path, **asked))
     state = stirred(run)
     rows = np.sort(run.held_out[:3])
     second = Reader(edges, fields={CONDITION}).read(rows).condition_images
-    told = torch.from_numpy(second).permute(0, 3, 1, 2)
-    drawn = Model(state.model, run.spec).sample(condition_images=told, seed=6, steps=2)
+    images = torch.from_numpy(second).permute(0, 3, 1, 2)
+    drawn = Model(state.model, run.spec).sample(condition_images=images, seed=6, steps=2)
     assert draw_sample_grid(run, state.model).tobytes() == drawn.grid(3).tobytes()
 
 
@@ -382,7 +382,7 @@ def test_a_prompt_file_and_a_request_name_the_second_images(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [{"image": name, "label": label, "seed": label} for label, name in enumerate(names)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    requests = read_requests(str(file), told=told_columns(model.spec)).labelled(3, ())
+    requests = read_requests(str(file), image_columns=image_columns(model.spec)).labelled(3, ())
     settings = {"batch_size": 2, "guidance": 1.0, "guidance_interval": None, "autoguide": None, "steps": 2, "solver": "heun"}  # fmt: skip
     draw_all(Bulk(model, requests, str(tmp_path / "out"), "parquet", 0, None, settings, images_per_part=2))
     table = pa.concat_tables(pq.read_table(part) for part in sorted((tmp_path / "out").glob("*.parquet")))
@@ -431,23 +431,23 @@ def test_evaluation_draws_for_the_conditions_of_held_out_rows(edges, tmp_path):
     held = np.arange(edges.rows_in("train"), edges.rows)
     assert conditions.seconds.rows == tuple(held.tolist())
     count = len(held)
-    told = conditions.drawing(range(count + 2))
+    arguments = conditions.drawing(range(count + 2))
     columns = Reader(edges, fields={CONDITION, "captions", "labels", "attributes"}).read(held)
     again = [*range(count), 0, 1]
-    assert told["prompts"] == [columns.captions[place] for place in again]
-    assert told["labels"] == [columns.labels[place] for place in again]
-    assert told["attributes"]["thickness"] == pytest.approx([columns.attributes[place, 0] for place in again])
+    assert arguments["prompts"] == [columns.captions[place] for place in again]
+    assert arguments["labels"] == [columns.labels[place] for place in again]
+    assert arguments["attributes"]["thickness"] == pytest.approx([columns.attributes[place, 0] for place in again])
     second = torch.from_numpy(columns.condition_images[again]).permute(0, 3, 1, 2)
-    assert torch.equal(told["condition_images"], second)
+    assert torch.equal(arguments["condition_images"], second)
     assert [conditions.label(number) for number in range(3)] == columns.labels[:3].tolist()
     drawn = Drawer(model, conditions, 5, {"steps": 1}).images(count - 1, 2)
-    own = {name: told[name][count - 1 : count + 1] for name in ("prompts", "labels", "condition_images")}
-    number = {"thickness": told["attributes"]["thickness"][count - 1 : count + 1]}
+    own = {name: arguments[name][count - 1 : count + 1] for name in ("prompts", "labels", "condition_images")}
+    number = {"thickness": arguments["attributes"]["thickness"][count - 1 : count + 1]}
     wanted = model.sample(**own, attributes=number, seed=5, first=count - 1, steps=1)
     assert torch.equal(drawn, wanted.images)
-    check_told(model.spec.image_condition, ("fid", "accuracy"))
-    with pytest.raises(ValueError, match=r"bpd: the model is told images, for image_condition.kind=column"):
-        check_told(model.spec.image_condition, ("bpd",))
+    check_image_condition(model.spec.image_condition, ("fid", "accuracy"))
+    with pytest.raises(ValueError, match=r"bpd: the model has an image condition \(image_condition.kind=column\)"):
+        check_image_condition(model.spec.image_condition, ("bpd",))
     bare = write_digit_shards(tmp_path / "bare", rows=30)
     with pytest.raises(
         ValueError, match=r"the model takes a condition image: the data set at .* has no condition image"

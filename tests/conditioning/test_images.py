@@ -26,14 +26,14 @@ from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.manifest import SCHEMA, Manifest, write_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import write_shard
-from raysde.evaluation.held_out import check_told
+from raysde.evaluation.held_out import check_image_condition
 from raysde.images.codec import encode_image
 from raysde.inference.bulk import Bulk, draw_all
 from raysde.inference.conditions import encode_rows
 from raysde.inference.guidance import Guidance
+from raysde.inference.image_conditions import image_columns, sample_with_planes
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
-from raysde.inference.told_images import draw_told, told_columns
 from raysde.models.spec import ModelSpec
 from raysde.registry.serving import Served, request_columns
 from raysde.runs.build import make_objective
@@ -56,11 +56,11 @@ def digits(tmp_path_factory) -> Manifest:
     return write_digit_shards(tmp_path_factory.mktemp("digits"))
 
 
-def told_recipe(data, runs, /, kind="upscale", **changes):
+def conditional_recipe(data, runs, /, kind="upscale", **changes):
     return small_recipe(data, runs, **{"text": None, "image_condition": {"kind": kind, "dropout": 0.3}, **changes})
 
 
-def told_model(condition, **changes) -> Model:
+def conditional_model(condition, **changes) -> Model:
     """Return a model with an image condition, with random weights wherever they start at zero."""
     return noisy_model(spec_with(image_condition=condition, **changes))
 
@@ -150,23 +150,23 @@ def test_every_network_sees_the_image_and_returns_images(network, digits, tmp_pa
     changes = {f"network__{key}": value for key, value in network.items()}
     if network:
         changes = {"network": network}
-    run = open_run(loading.parse_recipe(told_recipe(digits, tmp_path, **changes)))
+    run = open_run(loading.parse_recipe(conditional_recipe(digits, tmp_path, **changes)))
     check_run(run)
     model = stirred(run).model.eval()
     x, t = inputs(4)
     planes = torch.rand(4, 3, 8, 8)
     with torch.no_grad():
-        told, bare = (model.predict(x, t, Encoded(image=each)) for each in (planes, None))
+        conditional, bare = (model.predict(x, t, Encoded(image=each)) for each in (planes, None))
         zeros = model.predict(x, t, Encoded(image=torch.zeros_like(planes)))
-    assert told.shape == x.shape
+    assert conditional.shape == x.shape
     assert torch.equal(bare, zeros)
-    assert (told - bare).abs().flatten(1).amax(dim=1).min() > 1e-4
+    assert (conditional - bare).abs().flatten(1).amax(dim=1).min() > 1e-4
 
 
 def test_planes_have_their_own_stream(digits, tmp_path):
     """Noise and times are those of a run without the key; planes are keyed by (seed, step, microbatch)."""
     runs = [
-        open_run(loading.parse_recipe(told_recipe(digits, tmp_path, **more)))
+        open_run(loading.parse_recipe(conditional_recipe(digits, tmp_path, **more)))
         for more in ({}, {"image_condition": None})
     ]
     seen = {0: [], 1: []}
@@ -192,7 +192,7 @@ def test_planes_have_their_own_stream(digits, tmp_path):
 @pytest.mark.parametrize("kind", ["upscale", "inpaint"])
 def test_a_run_is_the_same_after_a_restart(digits, tmp_path, kind):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    recipe = told_recipe(digits, whole, kind, class_conditional=True, validation__rows=16, validation__every=5)
+    recipe = conditional_recipe(digits, whole, kind, class_conditional=True, validation__rows=16, validation__every=5)
     train_here(open_run(loading.parse_recipe(recipe)), None)
     short = {**recipe["train"], "length": {"steps": 5}}
     train_here(open_run(loading.parse_recipe({**recipe, "storage": str(halved), "train": short})), None)
@@ -204,16 +204,16 @@ def test_a_run_is_the_same_after_a_restart(digits, tmp_path, kind):
 
 def test_models_without_an_image_keep_their_description():
     assert "image_condition" not in spec_with().dump()
-    told = spec_with(image_condition=UPSCALE)
-    assert ModelSpec.parse(json.loads(json.dumps(told.dump()))) == told
-    assert (told.planes, told.network_image) == (3, (4, 8, 8))
+    conditional = spec_with(image_condition=UPSCALE)
+    assert ModelSpec.parse(json.loads(json.dumps(conditional.dump()))) == conditional
+    assert (conditional.planes, conditional.network_image) == (3, (4, 8, 8))
     assert spec_with(image_condition=INPAINT).planes == 2
 
 
 def test_a_recipe_that_does_not_fit_gets_a_sentence(digits, tmp_path):
     def refuse(said, **changes):
         with pytest.raises(ValueError, match=said):
-            open_run(loading.parse_recipe(told_recipe(digits, tmp_path, **changes)))
+            open_run(loading.parse_recipe(conditional_recipe(digits, tmp_path, **changes)))
 
     refuse("factor must be at least 2", image_condition__factor=1)
     refuse("image_condition.factor=3 does not divide the image size", image_condition__factor=3)
@@ -224,9 +224,9 @@ def test_a_recipe_that_does_not_fit_gets_a_sentence(digits, tmp_path):
     refuse("works on pixels", latent={"vae": "none"})
 
 
-def test_upscaling_tells_the_model_the_images():
+def test_upscaling_takes_the_images_as_a_condition():
     """``upscale`` draws from the score under the planes of the given images, in any batch, and with guidance."""
-    model, small = told_model(UPSCALE), pictures(3, 4)
+    model, small = conditional_model(UPSCALE), pictures(3, 4)
     settings = {"steps": 3, "solver": "heun", "seed": 4, "dtype": torch.float32}
     drawn = model.upscale(small, 2, **settings)
     floats = small.float() / 127.5 - 1.0
@@ -254,8 +254,8 @@ def test_upscaling_tells_the_model_the_images():
         model.upscale(small, 2, resample=1, **settings)
 
 
-def test_inpainting_tells_the_model_the_known_pixels_and_keeps_them():
-    model, images = told_model(INPAINT), pictures()
+def test_inpainting_takes_the_known_pixels_as_a_condition_and_keeps_them():
+    model, images = conditional_model(INPAINT), pictures()
     mask = torch.ones(8, 8, dtype=torch.bool)
     mask[2:6, 3:7] = False
     settings = {"steps": 3, "solver": "heun", "seed": 4}
@@ -272,13 +272,13 @@ def test_inpainting_tells_the_model_the_known_pixels_and_keeps_them():
 
 
 def test_guides_need_the_same_image():
-    model, other = told_model(UPSCALE), told_model(INPAINT)
+    model, other = conditional_model(UPSCALE), conditional_model(INPAINT)
     with pytest.raises(ValueError, match="autoguide: it takes other images as conditions"):
         model.upscale(pictures(2, 4), 2, autoguide=other, guidance=2.0)
 
 
 def test_the_command_line_upscales_by_the_trained_model(digits, tmp_path, capsys):
-    train_here(open_run(loading.parse_recipe(told_recipe(digits, tmp_path))), None)
+    train_here(open_run(loading.parse_recipe(conditional_recipe(digits, tmp_path))), None)
     where, small = tmp_path / "small" / checkpoint.checkpoint_name(10), pictures(1, 4)
     Image.fromarray(small[0, 0].numpy()).save(tmp_path / "small.png")
     edit = ["edit", str(where), "--image", str(tmp_path / "small.png"), "--upscale", "2", "--steps", "2"]
@@ -346,13 +346,13 @@ def write_pictures(folder: Path, images: torch.Tensor, name: str) -> list[str]:
 
 def test_a_prompt_file_and_a_request_name_the_images(tmp_path):
     """Rows of a prompt file and of a request are drawn as by ``inpaint`` for the files that they name."""
-    model, images = told_model(INPAINT), pictures()
+    model, images = conditional_model(INPAINT), pictures()
     masks = torch.full((3, 1, 8, 8), 255, dtype=torch.uint8)
     masks[0, :, 2:6, 1:5], masks[1, :, :4], masks[2, :, :, 6:] = 0, 0, 0
     pairs = list(zip(write_pictures(tmp_path, images, "a"), write_pictures(tmp_path, masks, "m"), strict=True))
     file = tmp_path / "rows.csv"
     file.write_text("image,mask,seed\n" + "".join(f"{a},{m},{seed}\n" for seed, (a, m) in enumerate(pairs)))
-    requests = read_requests(str(file), told=told_columns(model.spec))
+    requests = read_requests(str(file), image_columns=image_columns(model.spec))
     settings = {
         "batch_size": 2,
         "guidance": 1.0,
@@ -373,12 +373,12 @@ def test_a_prompt_file_and_a_request_name_the_images(tmp_path):
     wanted = model.inpaint(images, masks > 0, seed=5, steps=2, solver="heun").images[:, 0].numpy()
     assert np.array_equal(np.stack([np.asarray(Image.open(io.BytesIO(each))) for each in served["image"]]), wanted)
 
+    columns = ("image", "mask")
+
     def refuse(text, said):
         file.write_text(text)
         with pytest.raises(ValueError, match=said):
-            Bulk(
-                model, read_requests(str(file), told=("image", "mask")), str(tmp_path), "png", 0, None, settings
-            ).check()
+            Bulk(model, read_requests(str(file), (), columns), str(tmp_path), "png", 0, None, settings).check()
 
     refuse("image,mask\na0.png,m0.png\na1.png,no.png\n", r"row 2: mask .*no\.png does not exist")
     refuse("image,mask\nrows.csv,m0.png\n", r"row 1: image .*rows\.csv cannot be read as an image")
@@ -388,32 +388,32 @@ def test_a_prompt_file_and_a_request_name_the_images(tmp_path):
         Served(model).predict(pd.DataFrame({"image": [None], "mask": [b""]}))
 
 
-def test_a_grid_is_told_held_out_images(digits, tmp_path):
+def test_a_grid_takes_held_out_images(digits, tmp_path):
     """The grid is drawn under the planes of the first held-out rows, with the noise of the grid's seed."""
     asked = {"sampling__count": 3, "sampling__steps": 2, "sampling__seed": 6, "validation__rows": 8}
-    run = open_run(loading.parse_recipe(told_recipe(digits, tmp_path, **asked)))
+    run = open_run(loading.parse_recipe(conditional_recipe(digits, tmp_path, **asked)))
     state = stirred(run)
     images = Reader(digits).read(np.sort(run.held_out[:3])).images
     x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     condition = replace(run.spec.image_condition, dropout=0.0)
     planes = draw_planes(condition, x0, rng.generator(6, rng.GIVEN))
     assert (planes[:, 2] == 1.0).all()
-    drawn = draw_told(Model(state.model, run.spec), 3, lambda rows: planes[rows], {}, {"seed": 6, "steps": 2})
+    drawn = sample_with_planes(Model(state.model, run.spec), 3, lambda rows: planes[rows], {}, {"seed": 6, "steps": 2})
     assert draw_sample_grid(run, state.model).tobytes() == drawn.grid(3).tobytes()
 
 
 def test_metrics_that_give_no_image_are_refused():
     for condition, metric in ((UPSCALE, "fid"), (UPSCALE, "inpainted_mse"), (INPAINT, "bpd")):
-        with pytest.raises(ValueError, match=f"{metric}: the model is told images, for image_condition.kind="):
-            check_told(condition, (metric,))
-    check_told(INPAINT, ("inpainted_mse", "inpainted_psnr"))
+        with pytest.raises(ValueError, match=f"{metric}: the model has an image condition \\(image_condition.kind="):
+            check_image_condition(condition, (metric,))
+    check_image_condition(INPAINT, ("inpainted_mse", "inpainted_psnr"))
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_guidance_leads_away_from_the_model_without_the_image(classes):
-    """Inside the interval the score is null + scale (told - null), null being told neither image nor class; outside it
-    is the plain score. Rows inside and outside share a call."""
-    model = told_model(UPSCALE, classes=classes)
+    """Inside the interval the score is null + scale (conditional - null), where null has neither image nor class;
+    outside it is the plain score. Rows inside and outside share a call."""
+    model = conditional_model(UPSCALE, classes=classes)
     x, t = inputs(4)
     planes, labels = torch.rand(4, 3, 8, 8), [0, 1, 2, 0] if classes else None
     encode = encode_rows(None, labels, 4, None, planes)
@@ -421,7 +421,9 @@ def test_guidance_leads_away_from_the_model_without_the_image(classes):
     noise = torch.exp(-0.5 * model.sde.log_snr(t))
     interval = (noise[0].item() * 1.01, noise[2].item() * 1.01)
     led = Guidance(scale=2.5, interval=interval).score(model.score_model, encode, 4).score(x, t)
-    told = model.score_model.score(x, t, encode(conditioner))
+    conditional = model.score_model.score(x, t, encode(conditioner))
     null = model.score_model.score(x, t, conditioner.encode(None, None, 4))
     inside = torch.tensor([False, True, True, False])[:, None, None, None]
-    torch.testing.assert_close(led, torch.where(inside, null + 2.5 * (told - null), told), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        led, torch.where(inside, null + 2.5 * (conditional - null), conditional), rtol=1e-4, atol=1e-4
+    )

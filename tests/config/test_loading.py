@@ -141,12 +141,12 @@ def test_mistakes_are_named(overrides, culprit):
         ("train.condition_dropout=2", "train.condition_dropout: must be at most 1, got 2"),
     ],
 )
-def test_a_wrong_value_is_told_with_the_bound_that_it_breaks(override, said):
+def test_a_wrong_value_is_named_with_the_bound_that_it_breaks(override, said):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         loading.load_recipe(DIGITS, [override])
 
 
-def test_a_kind_that_does_not_exist_is_told_with_those_that_do():
+def test_a_kind_that_does_not_exist_is_named_with_those_that_do():
     with pytest.raises(
         ValueError, match=r"^sde\.kind: must be one of 'vp', .*, got \"vpp\"; did you mean vp"
     ) as caught:
@@ -359,9 +359,9 @@ def test_the_defaults_that_are_explained_are_those_of_a_recipe():
     said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.format_reference(), flags=re.MULTILINE))
     required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.format_reference(), flags=re.MULTILINE)
     assert {"name", "latent.vae"} <= set(required)
-    told = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
-    found = loading.parse_recipe(told).flat()
-    compared = [key for key in found if key in said and not key.startswith(tuple(told))]
+    least = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
+    found = loading.parse_recipe(least).flat()
+    compared = [key for key in found if key in said and not key.startswith(tuple(least))]
     assert len(compared) > 40
     for key in compared:
         value = yaml.safe_load(said[key].replace("(", "[").replace(")", "]").replace("'", "").replace(",]", "]"))

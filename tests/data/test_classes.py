@@ -209,9 +209,9 @@ def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
     held = HeldOut(model, Reader(clothes), rows, (8, 8), 0, 0.5, ())
     columns = Reader(clothes).read(rows)
     columns.labels[0] = -1
-    told = held.model_arguments(columns)["labels"]
-    assert told[0] == -1
-    assert [names[number] for number in told[1:]] == [clothes.labels[number] for number in columns.labels[1:]]
+    given = held.model_arguments(columns)["labels"]
+    assert given[0] == -1
+    assert [names[number] for number in given[1:]] == [clothes.labels[number] for number in columns.labels[1:]]
 
 
 def test_other_classes_than_the_models_are_named(clothes):

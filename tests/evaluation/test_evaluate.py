@@ -80,8 +80,8 @@ def aged(path: str, folder: Path) -> str:
     copy = Path(shutil.copytree(path, folder / "aged"))
     weights = {name: 0.8 * value for name, value in load_file(copy / "ema.safetensors").items()}
     save_file(weights, copy / "ema.safetensors")
-    with description_of(copy) as told:
-        told["files"]["ema.safetensors"] = hashlib.sha256((copy / "ema.safetensors").read_bytes()).hexdigest()
+    with description_of(copy) as description:
+        description["files"]["ema.safetensors"] = hashlib.sha256((copy / "ema.safetensors").read_bytes()).hexdigest()
     return str(copy)
 
 
@@ -92,7 +92,7 @@ def young(models, tmp_path_factory) -> str:
 
 
 def drawer(models, kind="labels", **settings):
-    conditions = ImageConditions(tuple(range(10)), told=True) if kind == "labels" else ImageConditions()
+    conditions = ImageConditions(tuple(range(10)), takes_labels=True) if kind == "labels" else ImageConditions()
     return Drawer(load(models[kind]), conditions, 5, {**FAST, **settings}, wrap_as_network("net", Network()))
 
 
@@ -145,8 +145,8 @@ def test_image_i_is_the_same_image_however_it_is_drawn(models):
         found = other.images(first, count)
         assert (found.int() - images[first : first + count].int()).abs().max() <= 1
     assert not torch.equal(images[0], images[10])
-    told = Drawer(whole.model, ImageConditions((3,), told=True), 5, FAST)
-    assert (told.images(0, 4)[3].int() - images[3].int()).abs().max() <= 1
+    alone = Drawer(whole.model, ImageConditions((3,), takes_labels=True), 5, FAST)
+    assert (alone.images(0, 4)[3].int() - images[3].int()).abs().max() <= 1
 
 
 def test_labels_and_captions_come_in_turn(digits):
@@ -169,12 +169,12 @@ def test_labels_and_captions_come_in_turn(digits):
 
 def test_captions_of_a_label_come_one_after_another():
     """Image n has label n mod 3, and the k-th image of a label has its k-th caption, cyclically."""
-    given = ImageConditions((0, 1, 2), (("a", "b", "c"), ("d",), ("e", "f")), told=True)
+    given = ImageConditions((0, 1, 2), (("a", "b", "c"), ("d",), ("e", "f")), takes_labels=True)
     said = ["a", "d", "e", "b", "d", "f", "c", "d", "e", "a", "d", "f"]
     assert given.drawing(range(12)) == {"prompts": said, "labels": [0, 1, 2] * 4}
     assert given.drawing(range(5, 8)) == {"prompts": said[5:8], "labels": [2, 0, 1]}
     assert ImageConditions(captions=(("a", "b"),)).drawing(range(3, 6)) == {"prompts": ["b", "a", "b"], "labels": None}
-    assert ImageConditions((0, 1), told=False).drawing(range(3)) == {"prompts": None, "labels": None}
+    assert ImageConditions((0, 1), takes_labels=False).drawing(range(3)) == {"prompts": None, "labels": None}
     assert ImageConditions().label(3) is None
 
 
@@ -193,7 +193,7 @@ def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_ro
     with pytest.raises(ValueError, match=r"not every class of the data at .* has a caption"):
         draw_conditions(reader, "train", classes=3, captions=True)
     assert draw_conditions(reader, "train", classes=3, captions=False) == ImageConditions(
-        (0, 1), told=True, numbers=(0, 1, 2)
+        (0, 1), takes_labels=True, numbers=(0, 1, 2)
     )
 
 
@@ -507,7 +507,7 @@ def test_accuracy_of_real_digits_drawn_for_their_labels(models, many, monkeypatc
     images, labels = load_digits()
     rows = {digit: np.flatnonzero(labels[1400:] == digit) + 1400 for digit in range(10)}
 
-    def real(self, first, count, told=None):
+    def real(self, first, count, progress=None):
         numbers = range(first, first + count)
         return torch.from_numpy(np.stack([images[rows[n % 10][n // 10]] for n in numbers])).unsqueeze(1)
 
@@ -532,8 +532,8 @@ def test_figures_of_a_registered_model_are_metrics_of_its_run(
     client = connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     folder = Path(shutil.copytree(models["labels"], tmp_path / "model"))
-    with description_of(folder) as told:
-        told["state"]["step"] = 7
+    with description_of(folder) as description:
+        description["state"]["step"] = 7
     registry.publish_checkpoint(client, folder, run_id=run_id, name="digits", alias="candidate")
     before = client.get_model_version("digits", "1").tags
     given = command({"labels": named.format(run_id=run_id)}, digits, tmp_path, "--samples", "30", "--metrics", "kid")
@@ -586,7 +586,7 @@ def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits
     model, guide = load(models["labels"]), load(young)
     labels, method = [number % 10 for number in range(6)], {**FAST, "guidance": 3.0}
     for away in ({"autoguide": guide}, {"autoguide": guide, "autoguidance": 2.0}):
-        led = Drawer(model, ImageConditions(tuple(range(10)), told=True), 5, {**method, **away}).images(0, 6)
+        led = Drawer(model, ImageConditions(tuple(range(10)), takes_labels=True), 5, {**method, **away}).images(0, 6)
         assert torch.equal(led, model.sample(n=6, labels=labels, seed=5, **away, **method).images)
         assert not torch.equal(led, drawer(models, guidance=3.0).images(0, 6))
     found = []

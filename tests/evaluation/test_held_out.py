@@ -326,13 +326,13 @@ def test_a_models_own_settings_count_here_too(model, data, tmp_path):
     own = {"solver": "ddim", "steps": 3, "guidance": 1.5}
     checkpoint.export_with_settings(Path(model[8]), tmp_path / "own", own)
     found = {}
-    for name, source, settings in (("own", tmp_path / "own", {}), ("told", model[8], own), ("plain", model[8], FAST)):
+    for name, source, settings in (("own", tmp_path / "own", {}), ("given", model[8], own), ("plain", model[8], FAST)):
         question = Question(("denoised_psnr", "inpainted_psnr"), 1, rows=4, settings=settings)
         found[name] = evaluate(load(source), data.path, question, cache=tmp_path)
-    assert found["own"].figures == found["told"].figures
+    assert found["own"].figures == found["given"].figures
     assert all(one.value != two.value for one, two in zip(found["own"].figures, found["plain"].figures, strict=True))
     assert {name: answer.about["overrides"] for name, answer in found.items()} == {
-        "own": None, "told": "guidance=1.5 solver=ddim steps=3", "plain": "solver=ddim steps=4",
+        "own": None, "given": "guidance=1.5 solver=ddim steps=3", "plain": "solver=ddim steps=4",
     }  # fmt: skip
     assert found["own"].about["sampling"] == {"samples": 1, "seed": 0, **own}
 

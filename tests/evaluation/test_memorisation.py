@@ -85,7 +85,7 @@ def plant() -> tuple[torch.Tensor, list[int]]:
 def draw_planted(monkeypatch) -> tuple[int, list[int]]:
     """Let the model draw planted images; return their number, and the rows that the first are copies of."""
     images, rows = plant()
-    monkeypatch.setattr(Drawer, "images", lambda self, first, count, told=None: images[first : first + count])
+    monkeypatch.setattr(Drawer, "images", lambda self, first, count, progress=None: images[first : first + count])
     return len(images), rows
 
 
@@ -143,7 +143,7 @@ def test_the_closest_pairs_are_the_copies_and_their_originals(model, data, tmp_p
 def test_a_model_that_draws_held_out_digits_alone_is_in_the_band(model, data, tmp_path, monkeypatch):
     """The share of digits that the data has not is that of other images of the same distribution."""
     digits = torch.from_numpy(shuffled_digits()[0][TRAINED + HELD :]).unsqueeze(1)
-    monkeypatch.setattr(Drawer, "images", lambda self, first, count, told=None: digits[first : first + count])
+    monkeypatch.setattr(Drawer, "images", lambda self, first, count, progress=None: digits[first : first + count])
     found = measure(model, data, len(digits), tmp_path).about["memorisation"]
     hits = round(found["drawn"]["share"] * len(digits))
     assert is_as_unseen(hits, len(digits), found["calibration"])

@@ -145,7 +145,7 @@ class Machine:
             return subprocess.Popen(self.inside(*command), env=given, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
     def cut(self) -> None:
-        """Pull the network cable; packets are lost, and no connection is told."""
+        """Pull the network cable; packets are lost, and no connection is notified."""
         self.switch.set_port(self.name, "down")
 
     def heal(self) -> None:

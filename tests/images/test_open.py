@@ -100,7 +100,7 @@ def test_a_transparent_grey_of_few_bits(depth):
 
 
 def test_a_transparent_colour_of_sixteen_bits():
-    """A transparent colour is told from another one that differs only in its lower bits."""
+    """A transparent colour is distinguished from another one that differs only in its lower bits."""
     values = np.array([[0x0102, 0x8304, 0xFF06], [0x0103, 0x8304, 0xFF06]], dtype=">u2")
     data = png_file(2, 1, 16, 2, b"\0" + values.tobytes(), png_chunk(b"tRNS", values[0].tobytes()))
     assert np.asarray(open_picture(data, 3, background=50))[0].tolist() == [[50, 50, 50], [1, 0x83, 0xFF]]

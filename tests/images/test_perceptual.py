@@ -22,7 +22,7 @@ from tests.support.copies import COPIES, cropped, draw_scene
 RNG = np.random.default_rng(0)
 
 
-def looks(pictures):
+def thumbnails_of(pictures):
     return np.stack([make_thumbnail(picture) for picture in pictures])
 
 
@@ -56,20 +56,20 @@ def test_a_window_has_the_hash_of_the_crop():
     """The hash of each window differs in few bits from the hash of the picture that is cropped there."""
     pictures = scenes(30)
     shares = [(rows, columns) for rows in (0.0, 0.5, 1.0) for columns in (0.0, 0.5, 1.0)]
-    for (rows, columns), hashes in zip(shares, window_hashes(looks(pictures)), strict=True):
+    for (rows, columns), hashes in zip(shares, window_hashes(thumbnails_of(pictures)), strict=True):
         crops = []
         for picture in pictures:
             left, top = columns * CROPPED * 64, rows * CROPPED * 64
             box = (left, top, left + 64 * (1 - CROPPED), top + 64 * (1 - CROPPED))
             crops.append(picture.resize((64, 64), Image.Resampling.BICUBIC, box=box))
-        bits = np.bitwise_count(hashes ^ hash_thumbnails(looks(crops)))
+        bits = np.bitwise_count(hashes ^ hash_thumbnails(thumbnails_of(crops)))
         assert np.median(bits) <= 3
-        assert np.median(bits) < np.median(np.bitwise_count(hash_thumbnails(looks(pictures)) ^ hashes))
+        assert np.median(bits) < np.median(np.bitwise_count(hash_thumbnails(thumbnails_of(pictures)) ^ hashes))
 
 
 def test_the_distance_is_zero_of_equal_pictures_and_their_contrast():
     """Gain and brightness are fitted. A negative gain is none, so that a negative is as far as a picture can be."""
-    thumbnails = looks(scenes(20)) // 2 + 60
+    thumbnails = thumbnails_of(scenes(20)) // 2 + 60
     assert measure_distances(thumbnails, thumbnails).max() < 1e-9
     fainter = (0.5 * thumbnails.astype(float) + 40).round().astype(np.uint8)
     assert measure_distances(thumbnails, fainter).max() < 0.02
@@ -77,15 +77,15 @@ def test_the_distance_is_zero_of_equal_pictures_and_their_contrast():
 
 
 def test_the_distance_does_not_depend_on_the_order_of_the_pair():
-    first, second = looks(scenes(40)), looks(scenes(40, first=20))
+    first, second = thumbnails_of(scenes(40)), thumbnails_of(scenes(40, first=20))
     assert np.array_equal(measure_distances(first, second), measure_distances(second, first))
 
 
 def test_a_limit_changes_no_decision():
     """Pairs that end early are those that end above the limit."""
     pictures = scenes(60)
-    copies = looks([cropped(each, 0.05, RNG) for each in pictures])
-    first, second = np.concatenate([looks(pictures)] * 2), np.concatenate([copies, np.roll(copies, 1, axis=0)])
+    copies = thumbnails_of([cropped(each, 0.05, RNG) for each in pictures])
+    first, second = np.concatenate([thumbnails_of(pictures)] * 2), np.concatenate([copies, np.roll(copies, 1, axis=0)])
     whole, early = measure_distances(first, second), measure_distances(first, second, THRESHOLD)
     assert np.array_equal(whole <= THRESHOLD, early <= THRESHOLD)
     assert np.array_equal(whole[whole <= THRESHOLD], early[whole <= THRESHOLD])
@@ -95,7 +95,7 @@ def test_a_limit_changes_no_decision():
 def test_copies_are_found(kind):
     """At least 95% of 200 copies are near in bits and in distance: the binomial standard error at 95% is 1.5%."""
     pictures = scenes(200)
-    one, two = looks(pictures), looks([COPIES[kind](each, RNG) for each in pictures])
+    one, two = thumbnails_of(pictures), thumbnails_of([COPIES[kind](each, RNG) for each in pictures])
     wanted = hash_thumbnails(two)
     near = np.min([np.bitwise_count(each ^ wanted) for each in (hash_thumbnails(one), *window_hashes(one))], axis=0)
     assert ((near <= RADIUS) & (measure_distances(one, two) <= THRESHOLD)).mean() >= 0.95
@@ -107,5 +107,5 @@ def test_no_two_digits_are_copies():
     alike = np.triu(digits @ digits.T, 1)
     first, second = np.divmod(np.argsort(alike, axis=None)[-400:], len(digits))
     levels = (load_digits().images * 15.9).astype(np.uint8)
-    thumbnails = looks([Image.fromarray(each).resize((32, 32), Image.Resampling.BICUBIC) for each in levels])
+    thumbnails = thumbnails_of([Image.fromarray(each).resize((32, 32), Image.Resampling.BICUBIC) for each in levels])
     assert measure_distances(thumbnails[first], thumbnails[second]).min() > THRESHOLD

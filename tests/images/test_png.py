@@ -18,7 +18,7 @@ VALUES = {
     "scale": np.float32(0.5), "count": np.int64(3), "times": torch.tensor([1.0, 0.5]), "where": PurePosixPath("a/b"),
     "accents": "un vélo", "labels": ["дом", "紅い自転車 🚲"], "file": "a\udcff.png",
 }  # fmt: skip
-TOLD = {
+CHUNKS = {
     "Software": "raysde", "prompt": "a red bicycle", "seed": "7", "guidance": "2.5", "guidance_interval": "[0.2, 5.0]",
     "scale": "0.5", "count": "3", "times": "[1.0, 0.5]", "where": '"a/b"',
     "accents": "un vélo", "labels": '["дом", "紅い自転車 🚲"]', "file": "a\\udcff.png",
@@ -53,10 +53,10 @@ def test_files_say_what_they_were_drawn_with(tmp_path, channels):
     spooled = Spool(tmp_path / "spool.jsonl").add_picture(3, "grid", picture)
     paths = save_png(images, tmp_path, ["a", "b"], metadata=[VALUES, {**VALUES, "seed": 8}])
     for path in (tmp_path / "grid.png", tmp_path / "samples" / "grid-000000003.png", spooled, paths[0]):
-        assert read_text_chunks(path.read_bytes()) == TOLD
+        assert read_text_chunks(path.read_bytes()) == CHUNKS
         with Image.open(path) as opened:
-            assert opened.info == TOLD
-    assert read_text_chunks(paths[1].read_bytes()) == {**TOLD, "seed": "8"}
+            assert opened.info == CHUNKS
+    assert read_text_chunks(paths[1].read_bytes()) == {**CHUNKS, "seed": "8"}
 
 
 def test_files_without_values_say_who_wrote_them(tmp_path):

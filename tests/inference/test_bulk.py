@@ -30,7 +30,7 @@ from tests.support.paths import ROOT
 from tests.support.pictures import open_image
 
 FAST = ["--solver", "ddim", "--steps", "2"]
-TOLD = [{"prompt": "zwei"}, {"prompt": "three, \u7d05", "seed": 8}, {"prompt": "two", "negative": "blue"}]
+ROWS = [{"prompt": "zwei"}, {"prompt": "three, \u7d05", "seed": 8}, {"prompt": "two", "negative": "blue"}]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def test_a_row_may_have_a_seed_and_a_negative_prompt_of_its_own(models, tmp_path
 def test_an_image_of_a_prompt_file_says_what_it_was_drawn_with(models, tmp_path, form):
     """Each of the three images carries its own prompt, seed and negative prompt, and the settings of them all, also
     in the second part."""
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TOLD))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     requests, model = read_requests(str(tmp_path / "rows.jsonl")), load(models["captions"])
     draw_all(bulk(model, tmp_path / "out", requests=requests, form=form, seed=5, batch=2, part=2))
-    for number, row in enumerate(TOLD):
-        told = Image.open(io.BytesIO(file_of(tmp_path / "out", number))).info
-        assert (told["Software"], told["number"], told["prompt"]) == ("raysde", str(number), row["prompt"])
-        assert (told["seed"], told["negative"]) == (str(row.get("seed", 5)), row.get("negative", ""))
-        assert (told["solver"], told["steps"], told["guidance"], told["model"]) == ("ddim", "2", "2.0", model.weights)
+    for number, row in enumerate(ROWS):
+        info = Image.open(io.BytesIO(file_of(tmp_path / "out", number))).info
+        assert (info["Software"], info["number"], info["prompt"]) == ("raysde", str(number), row["prompt"])
+        assert (info["seed"], info["negative"]) == (str(row.get("seed", 5)), row.get("negative", ""))
+        assert (info["solver"], info["steps"], info["guidance"], info["model"]) == ("ddim", "2", "2.0", model.weights)
     assert str(tmp_path).encode() not in file_of(tmp_path / "out", 0)
 
 
@@ -145,9 +145,9 @@ def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch)
     spoiled.write_bytes(b"")
     seen = []
 
-    def draw(bulk, parts, told):
+    def draw(bulk, parts, progress):
         seen.extend(parts)
-        yield from draw_here(bulk, parts, told)
+        yield from draw_here(bulk, parts, progress)
 
     said = []
     assert draw_all(broken, draw, lambda done, total: said.append((done, total))) == 8

@@ -105,12 +105,12 @@ def test_a_model_edits(rgb, photos):
 
 
 def test_progress_counts_the_steps_that_are_taken(rgb, photos):
-    told = []
-    rgb.edit(photos, 0.5, batch_size=2, progress=lambda done, total: told.append((done, total)), **QUICK)
-    assert told == [(number, 8) for number in range(1, 9)]
-    told.clear()
-    rgb.inpaint(photos, KEPT, progress=lambda done, total: told.append((done, total)), **QUICK)
-    assert told == [(number, 8) for number in range(1, 9)]
+    calls = []
+    rgb.edit(photos, 0.5, batch_size=2, progress=lambda done, total: calls.append((done, total)), **QUICK)
+    assert calls == [(number, 8) for number in range(1, 9)]
+    calls.clear()
+    rgb.inpaint(photos, KEPT, progress=lambda done, total: calls.append((done, total)), **QUICK)
+    assert calls == [(number, 8) for number in range(1, 9)]
 
 
 def test_images_that_do_not_fit_are_named(rgb, photos):

@@ -216,12 +216,12 @@ def test_guidance_by_a_class_and_by_a_guide_add_up(name):
     weak = unlabelled(sde, 0.1, 0.9).model
     guidance = Guidance(scale=3.0, guide=weak, autoguidance=2.5, interval=(0.1, 5.0))
     score = guidance.score(labelled(sde), encode, 8)
-    told = guided_form(sde, x, t, sign, 1.0)
+    plain = guided_form(sde, x, t, sign, 1.0)
     bad = -(x - 0.1 * alpha) / ((alpha * 0.9) ** 2 + sigma**2)
-    expected = guided_form(sde, x, t, sign, 3.0) + 1.5 * (told - bad)
+    expected = guided_form(sde, x, t, sign, 3.0) + 1.5 * (plain - bad)
     inside = ((sigma / alpha > 0.1) & (sigma / alpha <= 5.0)).float()
     assert inside[:, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
-    torch.testing.assert_close(score.score(x, t), torch.where(inside > 0, expected, told))
+    torch.testing.assert_close(score.score(x, t), torch.where(inside > 0, expected, plain))
     assert weak.network.asked == [inside.sum()]
     with pytest.raises(ValueError, match="guided"):
         log_prob(score, torch.zeros(8, 1, dtype=torch.float64), sde)
@@ -263,12 +263,12 @@ def test_scale_one_is_no_guidance_whatever_is_given(spoken):
     assert torch.equal(spoken.sample(prompts=CAPTIONS, seed=1, guidance=1.0, **more, **QUICK).images, plain)
     assert torch.equal(spoken.sample(prompts=CAPTIONS, seed=1, guidance=1.0, autoguide=spoken, **QUICK).images, plain)
     model, x, t = spoken.score_model, torch.randn(4, 1, 8, 8), torch.tensor([0.1, 0.4, 0.6, 0.9])
-    told = model.conditioner.encode(CAPTIONS, None, 4)
-    expected = Conditioned(model, told).score(x, t)
-    assert torch.equal(Guided(model, told, model.conditioner.encode(None, None, 4), 1.0).score(x, t), expected)
-    assert torch.equal(Autoguided(Conditioned(model, told), Conditioned(model, told), 1.0).score(x, t), expected)
-    once = Guided(model, told, model.conditioner.encode(None, None, 4), 3.0)
-    assert torch.equal(TwiceGuided(once, Conditioned(model, told), 1.0).score(x, t), once.score(x, t))
+    encoded = model.conditioner.encode(CAPTIONS, None, 4)
+    expected = Conditioned(model, encoded).score(x, t)
+    assert torch.equal(Guided(model, encoded, model.conditioner.encode(None, None, 4), 1.0).score(x, t), expected)
+    assert torch.equal(Autoguided(Conditioned(model, encoded), Conditioned(model, encoded), 1.0).score(x, t), expected)
+    once = Guided(model, encoded, model.conditioner.encode(None, None, 4), 3.0)
+    assert torch.equal(TwiceGuided(once, Conditioned(model, encoded), 1.0).score(x, t), once.score(x, t))
     guided = spoken.sample(prompts=CAPTIONS, seed=1, guidance=3.0, **QUICK).images
     assert not torch.equal(guided, plain)
 
@@ -294,9 +294,9 @@ def test_a_longer_negative_prompt_masks_what_it_adds(spoken):
     model = spoken.score_model
     long = "somebody wrote a handwritten three, twice, and the digit one in pencil"
     x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.7])
-    told = [model.conditioner.encode([caption] * 2, None, 2) for caption in ("two", long)]
-    assert told[0].context.shape[1] < told[1].context.shape[1]
-    for first, second in (told, told[::-1]):
+    encoded = [model.conditioner.encode([caption] * 2, None, 2) for caption in ("two", long)]
+    assert encoded[0].context.shape[1] < encoded[1].context.shape[1]
+    for first, second in (encoded, encoded[::-1]):
         with torch.no_grad():
             found = Guided(model, first, second, 2.0).score(x, t)
             expected = 2.0 * Conditioned(model, first).score(x, t) - Conditioned(model, second).score(x, t)
@@ -386,7 +386,7 @@ def test_neither_model_drops_anything_while_it_leads():
     assert not any(module.training for each in (model, guide) for module in each.modules())
 
 
-def test_a_guide_is_told_of_the_rows_that_it_is_asked_about(spoken):
+def test_a_guide_gets_the_rows_that_it_is_asked_about(spoken):
     """Each image keeps its own condition if some noise levels lie inside the interval and others outside."""
     younger = filled_model(classes=3)
     for parameter in younger.parameters():

@@ -104,8 +104,8 @@ def test_images_that_do_not_fit_are_named(exact, images):
 def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     """Conditions, guidance, probes, repeats, divergence, data range and the seed's random stream are passed on."""
     asked, streams = [], []
-    told = lambda self, *given: asked.append(given) or "score"  # noqa: E731
-    monkeypatch.setattr(flow, "conditional_score", told)
+    record = lambda self, *given: asked.append(given) or "score"  # noqa: E731
+    monkeypatch.setattr(flow, "conditional_score", record)
 
     def remembered(*given, generator=None, **more):
         streams.append(None if generator is None else generator.initial_seed())
@@ -122,8 +122,8 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     ranged.bits_per_dim(images, **said, seed=8, guidance=2.5, repeats=3, probes=2, divergence="gaussian", **coarse)
     ranged.encode(images, **said, guidance=3.5, **coarse)
     ranged.decode(torch.ones(4, 1, 8, 8), **said, guidance=4.5, **coarse)
-    told = (said["prompts"], said["labels"], 4)
-    assert asked[0::2] == [(*told, scale, said["attributes"]) for scale in (1.5, 2.5, 3.5, 4.5)]
+    conditions = (said["prompts"], said["labels"], 4)
+    assert asked[0::2] == [(*conditions, scale, said["attributes"]) for scale in (1.5, 2.5, 3.5, 4.5)]
     assert streams == [rng.key(6, rng.PROBES), rng.key(8, rng.PROBES), None, None]
     (logs, log_how), (bits, bits_how), (encoded, encode_how), (decoded, decode_how) = asked[1::2]
     assert encode_how == decode_how == coarse
@@ -136,7 +136,7 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     assert torch.equal(decoded[1], torch.ones(4, 1, 8, 8))
 
 
-def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeypatch):
+def test_images_on_the_way_have_the_same_conditions_at_both_ends(exact, images, monkeypatch):
     """Both ends are encoded, and all images between them decoded, under the given prompts and labels."""
     asked = []
     plain = flow.conditional_score
@@ -191,7 +191,7 @@ def calls_of(model: Model) -> list[int]:
     return calls
 
 
-def test_what_flows_cost_is_told_and_tolerances_change_it(exact, images):
+def test_what_flows_cost_is_reported_and_tolerances_change_it(exact, images):
     calls = calls_of(exact)
     found = exact.encode_counted(images)
     assert found.nfe == len(calls)
@@ -242,11 +242,11 @@ def test_a_walk_may_begin_anywhere_and_take_any_times(exact):
     g = torch.Generator().manual_seed(4)
     start, times = torch.randn(5, 1, 8, 8, generator=g), torch.tensor([0.7, 0.4, 0.1, 0.01])
     score = exact.conditioned(None, None, 2, 1.0).score
-    told = []
+    calls = []
     found = exact.sample(
-        start=start, times=times, dtype=torch.float32, batch_size=2, progress=lambda *each: told.append(each)
+        start=start, times=times, dtype=torch.float32, batch_size=2, progress=lambda *each: calls.append(each)
     )
-    assert told == [(step, 9) for step in range(1, 10)]
+    assert calls == [(step, 9) for step in range(1, 10)]
     assert found.nfe == 6
     wanted = sample(score, exact.sde, start.shape, start=start, times=times, solver="heun").x
     torch.testing.assert_close(found.images, wanted)

@@ -36,15 +36,15 @@ def folder(tmp_path_factory) -> Path:
     return Path(write_model(tmp_path_factory.mktemp("models") / "model", classes=3, class_names=("ant", "bee", "cow")))
 
 
-def read_told(path: Path) -> dict:
+def read_metadata(path: Path) -> dict:
     """The text of a PNG by keyword, each value in the type that it was given in."""
     with Image.open(path) as opened:
-        told = dict(opened.info)
-    assert told.pop("Software") == "raysde"
-    for name, text in told.items():
+        metadata = dict(opened.info)
+    assert metadata.pop("Software") == "raysde"
+    for name, text in metadata.items():
         kept = name in ("prompt", "label", "negative", "model") or (name in SETTINGS and SETTINGS[name].kind is str)
-        told[name] = text if kept and text != "-1" else json.loads(text)
-    return told
+        metadata[name] = text if kept and text != "-1" else json.loads(text)
+    return metadata
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_an_image_can_be_drawn_again_from_what_its_file_says(folder, tmp_path, a
     *paths, grid = drawn.save(tmp_path)
     for path, image in zip(paths, drawn.images, strict=True):
         assert torch.equal(open_image(path), image)
-        told = read_told(path)
-        assert told.pop("model") == hashlib.sha256((folder / "ema.safetensors").read_bytes()).hexdigest()
-        again = {name: [told.pop(name)] for name in ("prompt", "label", "negative") if name in told}
+        metadata = read_metadata(path)
+        assert metadata.pop("model") == hashlib.sha256((folder / "ema.safetensors").read_bytes()).hexdigest()
+        again = {name: [metadata.pop(name)] for name in ("prompt", "label", "negative") if name in metadata}
         again = {name if name == "negative" else f"{name}s": value for name, value in again.items()}
-        if "times" in told:
-            told["times"] = torch.tensor(told["times"], dtype=torch.float64)
-        again |= {"first": told.pop("number"), "n": 1, **told}
+        if "times" in metadata:
+            metadata["times"] = torch.tensor(metadata["times"], dtype=torch.float64)
+        again |= {"first": metadata.pop("number"), "n": 1, **metadata}
         assert torch.equal(model.sample(**again).images[0], image)
-    whole, each = read_told(grid), [read_told(path) for path in paths]
+    whole, each = read_metadata(grid), [read_metadata(path) for path in paths]
     for name in ("prompt", "label", "seed", "negative"):
         values = [one.pop(name, None) for one in each]
         if len(set(values)) == 1:
@@ -91,11 +91,11 @@ def test_the_command_says_what_it_drew_with(folder, tmp_path):
     for number, name in enumerate(("two", "три", "two", "три")):
         path = tmp_path / "out" / f"image-00{number}.png"
         wanted = {"prompt": name, "seed": 11, "number": number, "steps": 3, "guidance": 1.5, "grid": "log_snr"}
-        assert wanted.items() <= read_told(path).items()
+        assert wanted.items() <= read_metadata(path).items()
         assert str(tmp_path).encode() not in path.read_bytes()
     for name in ("grid.png", "path.png"):
-        told = read_told(tmp_path / "out" / name)
-        assert (told["prompts"], told["seed"], told["steps"]) == (["two", "три", "two", "три"], 11, 3)
+        metadata = read_metadata(tmp_path / "out" / name)
+        assert (metadata["prompts"], metadata["seed"], metadata["steps"]) == (["two", "три", "two", "три"], 11, 3)
 
 
 def test_a_strip_has_the_log_snr_of_each_column_above_it(folder):

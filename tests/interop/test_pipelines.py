@@ -262,8 +262,8 @@ def times_of(pipeline, time: str, steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("process", "target", "time"), VPS)
 def test_an_exported_vp_model_draws_our_ddim_images(tmp_path, process, target, time):
-    told = replace(RAW, time=time)
-    model = model_of(sde=PROCESSES[process], target=target, preconditioning=told)
+    raw = replace(RAW, time=time)
+    model = model_of(sde=PROCESSES[process], target=target, preconditioning=raw)
     assert interop.export(model, tmp_path / "out") == "DDIMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=10)
     times = times_of(opened(tmp_path / "out"), time, 10)
@@ -322,9 +322,9 @@ def latent_model(folder: Path, architecture="UNet2DModel", network=UNET, shift=N
     """Return a model of a tiny autoencoder's latents, 2 x 4 x 4."""
     vae = autoencoder(folder / "vae", shift_factor=shift)
     spec = latent_spec(vae, (1, 8, 8))
-    told = replace(RAW, time="step")
+    raw = replace(RAW, time="step")
     model = model_of(
-        architecture=architecture, network=network, latent=spec, image=spec.shape, preconditioning=told, **changes
+        architecture=architecture, network=network, latent=spec, image=spec.shape, preconditioning=raw, **changes
     )
     return model, vae
 
@@ -399,8 +399,8 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     assert imported.settings == "--solver pc --steps 77 --set target_snr=0.21 --set corrector_steps=3"
     interop.export(imported.model, tmp_path / "out")
     assert config_of(tmp_path / "out") == settings
-    interop.export(imported.model, tmp_path / "told", target_snr=0.3)
-    assert config_of(tmp_path / "told") == {**settings, "snr": 0.3}
+    interop.export(imported.model, tmp_path / "other", target_snr=0.3)
+    assert config_of(tmp_path / "other") == {**settings, "snr": 0.3}
     assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     assert f"raysde sample {tmp_path / 'ours'} {imported.settings}" in capsys.readouterr().out
     ours = checkpoint.read_description(tmp_path / "ours")
@@ -458,7 +458,7 @@ def test_network_and_scheduler_may_lie_at_the_root(tmp_path, make):
 
 @pytest.mark.parametrize("command", ["import", "sample", "export", "evaluate"])
 @pytest.mark.parametrize("spelled", ["google/ddpm-cifar10-32", "https://huggingface.co/google/ddpm-cifar10-32"])
-def test_a_name_on_the_hub_is_told_to_be_downloaded(tmp_path, monkeypatch, capsys, command, spelled):
+def test_a_name_on_the_hub_is_refused_with_its_download(tmp_path, monkeypatch, capsys, command, spelled):
     monkeypatch.chdir(tmp_path)
     rest = {"import": ["out"], "export": ["out"], "sample": [], "evaluate": ["--data", "shards"]}[command]
     assert main([command, spelled, *rest]) == 2
@@ -659,9 +659,9 @@ def test_networks_of_our_own_and_captions_are_refused(tmp_path):
     own = replace(own, network=UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(), head_channels=8))
     with pytest.raises(ValueError, match=r"network\.kind=unet"):
         interop.export(Model(fresh_model(own, [], 0), own), tmp_path / "out")
-    told = diffusers_spec(text=TEXT)
+    captioned = diffusers_spec(text=TEXT)
     with pytest.raises(ValueError, match="padding of captions"):
-        interop.export(Model(fresh_model(told, ["a"], 0), told), tmp_path / "out")
+        interop.export(Model(fresh_model(captioned, ["a"], 0), captioned), tmp_path / "out")
 
 
 def test_latents_that_are_shifted_are_refused(tmp_path):

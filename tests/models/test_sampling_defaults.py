@@ -166,7 +166,7 @@ def drawn(out):
 
 def test_the_command_draws_by_them(folders, tmp_path):
     own = model_at(folders["plain-settled"])
-    told = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     for name, given, wanted in (
         ("none", [], {}),
         ("solver", ["--solver", "heun", "--steps", "2"], {"solver": "heun", "steps": 2}),
@@ -175,7 +175,7 @@ def test_the_command_draws_by_them(folders, tmp_path):
         ("interval", ["--guidance-interval", "0.1", "2"], {"guidance_interval": (0.1, 2.0)}),
     ):
         out = tmp_path / name
-        assert main(["sample", folders["plain-settled"], *told, "--seed", "4", "--out", str(out), *given]) == 0
+        assert main(["sample", folders["plain-settled"], *prompts, "--seed", "4", "--out", str(out), *given]) == 0
         assert torch.equal(drawn(out), own.sample(prompts=PROMPTS, seed=4, **wanted).images)
     out = tmp_path / "edited"
     main(["edit", folders["plain-settled"], "--image", str(tmp_path / "none" / "image-000.png"), "--strength", "0.5",
@@ -203,8 +203,8 @@ def test_what_images_are_led_away_from_is_led_by_them_too(folders, tmp_path, opt
 
 
 def test_a_model_without_any_draws_as_before(folders, tmp_path):
-    told = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
-    assert main(["sample", folders["plain"], *told, "--out", str(tmp_path)]) == 0
+    prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    assert main(["sample", folders["plain"], *prompts, "--out", str(tmp_path)]) == 0
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, solver="heun", steps=20, guidance=2.0)
     assert torch.equal(drawn(tmp_path), wanted.images)
 
@@ -417,11 +417,11 @@ def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
     assert describe_overrides(OWN, given, True, usual="heun") == said
 
 
-@pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
-def test_the_usual_settings_take_no_ones_place(told, usual):
+@pytest.mark.parametrize(("conditional", "usual"), [(True, 2.0), (False, 1.0)])
+def test_the_usual_settings_take_no_ones_place(conditional, usual):
     """A metric measured with other guidance does not match a model without settings of its own."""
     for solver in ("heun", "unipc"):
         given = {"solver": solver, "steps": 20, "guidance": usual}
-        assert describe_overrides({}, given, told, usual=solver) is None
-        assert describe_overrides({}, given, told, usual="rk4") == f"guidance={usual:g} solver={solver} steps=20"
-    assert describe_overrides({}, {"guidance": 3.0 - usual}, told, usual="unipc") == f"guidance={3.0 - usual:g}"
+        assert describe_overrides({}, given, conditional, usual=solver) is None
+        assert describe_overrides({}, given, conditional, usual="rk4") == f"guidance={usual:g} solver={solver} steps=20"
+    assert describe_overrides({}, {"guidance": 3.0 - usual}, conditional, usual="unipc") == f"guidance={3.0 - usual:g}"

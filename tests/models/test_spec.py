@@ -24,7 +24,7 @@ DIT = DiTConfig(channels=16, blocks=1, heads=2)
         (VE(), DIT, "sigma", lambda sde, t: sde.sigma(t)),
     ],
 )
-def test_a_network_is_told_the_time_that_the_sde_asks_for(sde, network, own, expected):
+def test_a_network_takes_the_time_that_the_sde_asks_for(sde, network, own, expected):
     """The description's time input wins, then the SDE's, then the network's (Song et al.: sinusoids of 999 t)."""
     model = fresh_model(spec_with(sde=sde, network=network, preconditioning=Preconditioning(time=own)), [], 0)
     seen = []

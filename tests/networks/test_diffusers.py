@@ -43,27 +43,27 @@ def encoded(model, prompts=None, labels=None, count=3):
 
 
 @torch.no_grad()
-def test_an_unconditional_transformer_is_told_no_class():
+def test_an_unconditional_transformer_takes_no_class():
     """An unconditional transformer reads the row after its classes, as where diffusers drops a label."""
     model = model_with("DiTTransformer2DModel", {**DIT, "num_embeds_ada_norm": 3})
     x, t = inputs()
     found = model.network(x, t)
 
-    def told(label):
+    def with_label(label):
         return model.network.model(x, t, class_labels=torch.full((3,), label)).sample[:, :1]
 
-    torch.testing.assert_close(found, told(3))
-    assert all((found - told(label)).abs().max() > 1e-4 for label in range(3))
+    torch.testing.assert_close(found, with_label(3))
+    assert all((found - with_label(label)).abs().max() > 1e-4 for label in range(3))
 
 
 @pytest.mark.parametrize("target", ["noise", "x0", "v"])
 @torch.no_grad()
-def test_a_network_told_the_step_gives_the_score_of_its_prediction(target):
+def test_a_network_of_the_step_gives_the_score_of_its_prediction(target):
     """On a table of 50 steps, the score follows by hand from the diffusers model at the integer step."""
     table = tuple((1.0 - torch.linspace(1e-3, 0.1, 50, dtype=torch.float64)).cumprod(0).tolist())
     sde = VP(schedule="table", alphas_cumprod=table, sample_floor=0.02)
-    told = Preconditioning(time="step", input="none", output="none")
-    model = model_with(sde=sde, target=target, preconditioning=told)
+    raw = Preconditioning(time="step", input="none", output="none")
+    model = model_with(sde=sde, target=target, preconditioning=raw)
     x, steps = inputs()[0], torch.tensor([0, 17, 49])
     output = model.network.model(x, steps).sample
     alpha, sigma = (torch.tensor(table)[steps].reshape(3, 1, 1, 1) ** 0.5, (1.0 - torch.tensor(table)[steps]) ** 0.5)
@@ -120,12 +120,12 @@ def test_steps_are_counted_by_the_table():
 def test_a_learned_variance_is_left_out(architecture):
     network = {"UNet2DModel": UNET, "UNet2DConditionModel": CONDITIONED, "DiTTransformer2DModel": DIT}[architecture]
     model = model_with(architecture, {**network, "out_channels": 6}, image=(3, 8, 8), classes=4, preconditioning=RAW)
-    told = {}
-    model.network.model.register_forward_hook(lambda module, args, output: told.update(whole=output[0]))
+    whole = {}
+    model.network.model.register_forward_hook(lambda module, args, output: whole.update(output=output[0]))
     x, t = inputs(channels=3)
     output = model.predict(x, t, encoded(model, labels=[0, 1, 2]))
-    assert told["whole"].shape == (3, 6, 8, 8)
-    assert torch.equal(output, told["whole"][:, :3])
+    assert whole["output"].shape == (3, 6, 8, 8)
+    assert torch.equal(output, whole["output"][:, :3])
 
 
 # conditions

@@ -437,9 +437,9 @@ def count(network):
 
 def test_the_page_lists_every_preset_with_its_shape_and_its_number_of_weights():
     page = (ROOT / "docs" / "networks.md").read_text()
-    told = re.findall(r"^\| `(\w+)` \| (\d+) x (\d+) x (\d+) \| ([\d,]+) \|$", page, re.MULTILINE)
-    assert {name for name, *_ in told} == set(PRESETS)
-    for name, *shape, weights in told:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) x (\d+) x (\d+) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(PRESETS)
+    for name, *shape, weights in rows:
         channels, height, width = map(int, shape)
         with torch.device("meta"):
             network = PRESETS[name].build((channels, height, width), None)
@@ -544,7 +544,7 @@ POSITIONAL, RANDOM, TRANSFORMER = SMALL, replace(SMALL, embedding="fourier"), Di
         (UNetConfig(channels=8, attention=(4,), head_channels=8), VP(), None, lambda sde, t: t),
     ],
 )
-def test_networks_are_told_what_their_papers_tell_them(network, sde, asked, expected):
+def test_networks_take_the_times_of_their_papers(network, sde, asked, expected):
     model = fresh_model(spec_with(network=network, sde=sde, preconditioning=Preconditioning(time=asked)), [], 0)
     heard = []
     model.network.register_forward_pre_hook(lambda module, args: heard.append(args[1]))

@@ -193,15 +193,19 @@ CHANGES = {
 CASES = [(kind, name) for kind, changes in CHANGES.items() for name in changes]
 
 
-def looks(network) -> tuple:
+def behaviour_of(network) -> tuple:
     """Return shapes, layers with their settings, and the output with given weights."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=g))
         x, t = inputs(2)
-        told = torch.randn(2, 16, generator=g), torch.randn(2, 3, 16, generator=g), torch.ones(2, 3, dtype=torch.bool)
-        output = network.eval()(x, t, *told)
+        conditions = (
+            torch.randn(2, 16, generator=g),
+            torch.randn(2, 3, 16, generator=g),
+            torch.ones(2, 3, dtype=torch.bool),
+        )
+        output = network.eval()(x, t, *conditions)
     return {name: value.shape for name, value in network.named_parameters()}, repr(network), output
 
 
@@ -214,7 +218,7 @@ def test_every_key_of_a_network_changes_it(kind, name):
     found = []
     for changes in (beside, {**beside, name: value}):
         torch.manual_seed(0)  # random frequencies
-        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, 16)))
+        found.append(behaviour_of(dataclasses.replace(base, **changes).build((1, 8, 8), 16, 16)))
     (shapes, layers, output), (other_shapes, other_layers, other_output) = found
     assert getattr(base, name) != value
     assert shapes != other_shapes or layers != other_layers or not torch.allclose(output, other_output, atol=1e-4)

@@ -177,14 +177,14 @@ def test_a_job_is_told_from_another_by_all_that_its_bytes_depend_on(tmp_path, ki
     changes += [{"dtype": "fp16"}, {"batch_size": 4}, {"fingerprint": "x"}, {"shards": "moved"}]
     others = [dataclasses.replace(job, **change) for change in changes]
     moved = [job.out != other.out for other in others]
-    told = [json.dumps(other.identity) != json.dumps(job.identity) for other in others]
+    differs = [json.dumps(other.identity) != json.dumps(job.identity) for other in others]
     if kind == "text":
         # sha256, max_tokens, width, encoder; dtype, batch_size, fingerprint, shards
-        assert told == [True, True, True, False, True, True, True, False]
+        assert differs == [True, True, True, False, True, True, True, False]
         assert moved == [True, True, False, False, True, False, False, True]
     else:
         # the autoencoder's hash, its place; dtype, batch_size, fingerprint, shards
-        assert told == [True, False, True, True, True, False]
+        assert differs == [True, False, True, True, True, False]
         assert moved == [True, False, True, False, False, True]
 
 

@@ -642,10 +642,10 @@ def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, caps
     assert tags(client, 2)["reason"] == "new features"
 
 
-def test_two_that_were_told_the_same_settings_can_be_compared(two, client, tmp_path):
+def test_two_that_were_given_the_same_settings_can_be_compared(two, client, tmp_path):
     """The champion's metric with other settings replaces that with its own."""
-    told = report(tmp_path, fid(12.0, overrides="steps=50"))
-    assert main(["register", "models:/digits@champion", "--report", told]) == 0
+    given = report(tmp_path, fid(12.0, overrides="steps=50"))
+    assert main(["register", "models:/digits@champion", "--report", given]) == 0
     assert main(["promote", two, "--report", report(tmp_path, fid(11.0, overrides="steps=50"))]) == 0
     assert champion(client) == "2"
 

@@ -94,9 +94,9 @@ def test_classes_and_no_conditions(uri, tmp_path):
     assert drawn["image"].tolist() == expected
     both = mlflow.pyfunc.load_model("models:/both@champion")
     for table in ({"prompt": PROMPTS[:2]}, {"label": [7, 1]}, {"prompt": PROMPTS[:2], "label": [7, 1]}):
-        told = [word for name, values in table.items() for word in repeated(f"--{name}", values)]
+        words = [word for name, values in table.items() for word in repeated(f"--{name}", values)]
         drawn = both.predict(pd.DataFrame(table), params={"steps": 2})
-        assert drawn["image"].tolist() == files(tmp_path, uri, "both", *told, "--steps", "2")
+        assert drawn["image"].tolist() == files(tmp_path, uri, "both", *words, "--steps", "2")
 
 
 def test_any_image_of_a_seed_can_be_asked_for(uri):
@@ -131,10 +131,12 @@ def test_rows_without_conditions_are_not_guided(uri, tmp_path):
     plain = options({**FAST, "guidance": 1.0})
     assert drawn["image"].tolist() == files(tmp_path, uri, "both", "-n", "3", *plain)
     model, asked = registry.load("models:/both@champion", tracking_uri=uri, device="cpu"), []
-    recorded = SimpleNamespace(spec=model.spec, sample=lambda **told: asked.append(told) or model.sample(**told))
+    recorded = SimpleNamespace(
+        spec=model.spec, sample=lambda **arguments: asked.append(arguments) or model.sample(**arguments)
+    )
     for given in (table, table.assign(label=[1, 2, 3])):
         Served(recorded).predict(given, FAST)
-    assert [told["guidance"] for told in asked] == [1.0, 1.5]
+    assert [arguments["guidance"] for arguments in asked] == [1.0, 1.5]
 
 
 @pytest.mark.parametrize(

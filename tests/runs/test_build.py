@@ -127,7 +127,7 @@ def attention_heights(built: Built) -> set[int]:
     return seen
 
 
-def told_last(built: Built) -> Any:
+def last_progress(built: Built) -> Any:
     """Return the learning rate of the last step of a run at full scale, as a share of the peak rate."""
     from raysde.training.optimizers import learning_rate
 
@@ -196,7 +196,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "train.betas": ([0.6, 0.7], every("betas"), (0.6, 0.7)),
     "train.weight_decay": (0.05, every("weight_decay"), 0.05),
     "train.warmup": (9, pace("warmup"), 9),
-    "train.decay": ("cosine", told_last, True),
+    "train.decay": ("cosine", last_progress, True),
     "train.clip": (3.5, pace("clip"), 3.5),
     "train.precision": ("fp16", lambda built: (built.objective.precision, built.state.scaler.is_enabled()), ("fp16", True)),
     "train.weighting": ("x0", loss("weighting"), "x0"),

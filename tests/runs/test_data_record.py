@@ -69,8 +69,8 @@ def test_every_world_sees_the_matching_rows_once(scored, tmp_path, world, window
         seen += [(each.step, each.index, each.rows, each.captions) for step in batches for each in step]
     seen.sort(key=lambda found: found[:2])
     rows = np.concatenate([found[2] for found in seen])
-    told = [f"row {row}" for row in rows]
-    assert [caption for found in seen for caption in found[3]] == told or run.feed.fields != {"captions"}
+    captions = [f"row {row}" for row in rows]
+    assert [caption for found in seen for caption in found[3]] == captions or run.feed.fields != {"captions"}
     wanted = [np.asarray(run.feed.rows[run.plan.rows_of(step, index)]) for step in range(steps) for index in range(6)]
     assert rows.tolist() == np.concatenate(wanted).tolist()
     counts = np.bincount(rows, minlength=240)
@@ -108,9 +108,9 @@ def test_tasks_read_the_selection_by_its_hash(scored, tmp_path):
     feed, _ = reference.open()
     everything = np.arange(run.plan.rows)
     assert np.array_equal(feed.rows[everything], run.feed.rows[everything])
-    told = read_record(run_folder(run))
-    assert told["selection"]["rows"] == len(WANTED)
-    file = tmp_path / "runs" / "run" / told["selection"]["file"]
+    record = read_record(run_folder(run))
+    assert record["selection"]["rows"] == len(WANTED)
+    file = tmp_path / "runs" / "run" / record["selection"]["file"]
     file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     with pytest.raises(ValueError, match="was removed or changed while it was in use"):
         replace(reference, split_seed=1).open()
@@ -137,7 +137,7 @@ def test_the_filter_belongs_to_the_run(scored, tmp_path):
         check_resumable(replace(run, sources=open_tree(tree_of(scored, tmp_path, data__filter="safe")).sources), found)
 
 
-def test_a_filter_is_told_and_checked(scored, tmp_path):
+def test_a_filter_is_reported_and_checked(scored, tmp_path):
     run = open_tree(tree_of(scored, tmp_path))
     (said,) = describe_selection(run)
     assert said == f"data.filter selects {len(WANTED)} of 240 rows ({100 * len(WANTED) / 240:.3g}%)"
@@ -156,7 +156,7 @@ def test_a_filter_is_told_and_checked(scored, tmp_path):
         open_tree(tree_of(scored, tmp_path, data__version=0))
 
 
-def test_no_validation_row_is_told(tmp_path):
+def test_no_validation_row_is_reported(tmp_path):
     """A filter applies to the validation split, and a run without validation rows says so."""
     apart = ingest_here(scored_parts(120), tmp_path / "apart", replace(RULES, validation=0.1))
     run = open_tree(tree_of(apart, tmp_path, data__filter="score > 2", validation__rows=None))

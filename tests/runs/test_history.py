@@ -29,7 +29,7 @@ def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def told(lines) -> list[tuple]:
+def values_of(lines) -> list[tuple]:
     """Return the metrics that do not depend on the clock."""
     timed = ("time", "train/images_per_second", "train/data_wait")
     return [
@@ -48,10 +48,10 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     tree = recipe(train__length__steps=8, checkpoint_every=3, **SAMPLED)
     sink = Recorded()
     train_here(open_run(loading.parse_recipe({**tree, "storage": str(tmp_path / "other")})), sink)
-    wanted = told([{"step": step, **values} for step, values in sink.values])
+    wanted = values_of([{"step": step, **values} for step, values in sink.values])
     by_command(tree, tmp_path)
     folder = tmp_path / "runs" / "small"
-    assert told(lines_of(folder)) == wanted
+    assert values_of(lines_of(folder)) == wanted
     grids = {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
     assert sorted(grids) == [f"grid-{step:09d}.png" for step in (2, 4, 6, 8)]
     picture = np.asarray(Image.open(folder / "samples" / "grid-000000008.png").convert("L"))
@@ -68,7 +68,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
         file.write('{"step": 9, "train/lo')
     (folder / "samples" / "grid-000000007.png").write_bytes(b"")
     by_command(tree, tmp_path)
-    assert told(lines_of(folder)) == wanted
+    assert values_of(lines_of(folder)) == wanted
     assert {path.name: path.read_bytes() for path in (folder / "samples").iterdir()} == grids
     assert all(line["time"] > 1.7e9 for line in lines_of(folder))
 
@@ -76,7 +76,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
 def test_a_value_that_is_no_number_leaves_the_file_readable(tmp_path):
     history = History(tmp_path / "run", 0)
     history.metrics(1, {"a": float("nan"), "b": float("inf"), "c": 2.0})
-    assert told(lines_of(tmp_path / "run")) == [(1, {"a": None, "b": None, "c": 2.0})]
+    assert values_of(lines_of(tmp_path / "run")) == [(1, {"a": None, "b": None, "c": 2.0})]
 
 
 def test_only_the_first_process_of_torchrun_keeps_anything(recipe, monkeypatch):

@@ -155,8 +155,8 @@ def test_a_stopped_holder_loses_the_run_and_knows_it_when_it_goes_on(folder, sai
     stop(process)
     with hold_run(folder, 60.0, said.append):
         process.send_signal(signal.SIGCONT)
-        told, _ = process.communicate("go on\n", timeout=60.0)
-    assert told.startswith(f"run 'small' was taken over by process {os.getpid()} on ")
+        printed, _ = process.communicate("go on\n", timeout=60.0)
+    assert printed.startswith(f"run 'small' was taken over by process {os.getpid()} on ")
     assert len(said) == 1
 
 
@@ -320,8 +320,8 @@ def checkpoint_files(tmp_path) -> dict[str, tuple[bytes, int]]:
 
 def test_a_claim_says_who_holds_it(folder, said):
     with hold_run(folder, 60.0, said.append):
-        told = json.loads((Path(folder) / "lease" / "000000001.json").read_text())
-    assert told["holders"][0]["pid"] == os.getpid()
+        claim = json.loads((Path(folder) / "lease" / "000000001.json").read_text())
+    assert claim["holders"][0]["pid"] == os.getpid()
 
 
 class Lost:

@@ -107,8 +107,8 @@ def test_a_mixture_stays_on_its_versions_and_rows(both, tmp_path, monkeypatch):
     whole = train_here(open_mix(both, tmp_path, "whole"), None)
     run = open_mix(both, tmp_path)
     settle_run_word(run)
-    told = read_record(run_folder(run))["sources"]
-    assert [each["fingerprint"] for each in told] == [each.fingerprint for each in both]
+    sources = read_record(run_folder(run))["sources"]
+    assert [each["fingerprint"] for each in sources] == [each.fingerprint for each in both]
     with pytest.raises(KeyboardInterrupt):
         train_here(run, StopAt(7))
     grown = ingest_here(scored_parts(60, first=2000), tmp_path / "second", RULES, both[1])

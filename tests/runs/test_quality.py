@@ -135,7 +135,10 @@ def test_checkpoints_are_ranked_by_a_metric_of_drawn_images(digits, tmp_path, mo
         ({"validation__metrics": ["fid"]}, "or set validation.allow_few=true"),
         ({"validation__samples": 2}, "validation.metrics: kid: 2 drawn images are too few"),
         ({"validation__samples": 0}, "validation.samples: must be at least 1, got 0"),
-        ({"image_condition": {"kind": "upscale", "factor": 2}}, "validation.metrics: kid: the model is told images"),
+        (
+            {"image_condition": {"kind": "upscale", "factor": 2}},
+            "validation.metrics: kid: the model has an image condition",
+        ),
         ({"validation__metrics_every": 0}, "validation.metrics_every: must be at least 1, got 0"),
         ({"validation__sampler": {"stps": 3}}, "validation.sampler: stps is not a setting"),
         ({"validation__sampler": {"steps": 0}}, "validation.sampler: steps"),

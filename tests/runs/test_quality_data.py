@@ -87,8 +87,8 @@ def test_metrics_are_of_the_version_and_the_selected_rows(tmp_path, home):
     asked = ["--data", base.path, "--data-version", "1", "--filter", FILTER]
     options, record = evaluated(tmp_path, *asked), evaluated(tmp_path)
     assert values_of(options) == values_of(record) == logged(sink)
-    (told,) = record["data"]["sources"]
-    assert (told["selected"], record["data"]["fingerprint"]) == (len(WANTED), base.fingerprint)
+    (entry,) = record["data"]["sources"]
+    assert (entry["selected"], record["data"]["fingerprint"]) == (len(WANTED), base.fingerprint)
     assert {each["reference"] for each in record["figures"] if each["name"] == "kid"} == {len(WANTED)}
     kept = {path.name for path in home.glob("**/*.safetensors")}
     others = evaluated(tmp_path, "--data", base.path), evaluated(tmp_path, *asked[:4])

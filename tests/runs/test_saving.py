@@ -115,7 +115,7 @@ def test_no_staged_tensor_shares_memory_with_the_state(digits, tmp_path, dtype):
 
 
 def test_saves_keep_their_order_and_one_is_in_flight(digits, tmp_path, monkeypatch):
-    """A state is copied only after the checkpoint before it is written and told; averages come before checkpoints."""
+    """A state is copied only after the checkpoint before it is written and noted; averages come before checkpoints."""
     happened, plain = [], {name: getattr(saving, name) for name in ("stage_checkpoint", "write_staged")}
     snapshot = saving.ema_snapshots.write_staged_snapshot
 
@@ -139,16 +139,16 @@ def test_saves_keep_their_order_and_one_is_in_flight(digits, tmp_path, monkeypat
     monkeypatch.setattr(saving.ema_snapshots, "write_staged_snapshot", average)
     run = open_run(loading.parse_recipe(tree_of(digits, tmp_path)))
     state = new_state(run, torch.device("cpu"))
-    with saving.Saver(run, state, World(), written=lambda step: happened.append(("told", step))) as saver:
+    with saving.Saver(run, state, World(), written=lambda step: happened.append(("noted", step))) as saver:
         for state.step in (1, 2, 3):
             saver.snapshot(state)
             saver.save(state)
-    of_a_step = ["copy", "averages", "written", "told"]
+    of_a_step = ["copy", "averages", "written", "noted"]
     for step in (1, 2, 3):
         assert sorted(what for what, number in happened if number == step) == sorted(of_a_step)
-        assert happened.index(("averages", step)) < happened.index(("written", step)) < happened.index(("told", step))
+        assert happened.index(("averages", step)) < happened.index(("written", step)) < happened.index(("noted", step))
     for step in (1, 2):
-        assert happened.index(("written", step)) < happened.index(("told", step)) < happened.index(("copy", step + 1))
+        assert happened.index(("written", step)) < happened.index(("noted", step)) < happened.index(("copy", step + 1))
 
 
 @pytest.mark.parametrize("wrong", [2, STEPS])

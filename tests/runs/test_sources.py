@@ -181,18 +181,18 @@ def test_a_run_goes_on_bit_for_bit(both, tmp_path):
     ends = [checkpoint.find_newest_checkpoint(tmp_path / name) for name in ("whole", "parts")]
     for name in ("weights.safetensors", "ema.safetensors"):
         assert same_tensors(*(load_file(each / name) for each in ends))
-    told = checkpoint.read_description(ends[0])
-    assert told.data["order"] == 3
-    assert [(each["fingerprint"], each["rows"], each["share"]) for each in told.data["sources"]] == [
+    description = checkpoint.read_description(ends[0])
+    assert description.data["order"] == 3
+    assert [(each["fingerprint"], each["rows"], each["share"]) for each in description.data["sources"]] == [
         (both[0].fingerprint, 120, 3), (both[1].fingerprint, 70, 1)]  # fmt: skip
     assert identity_settings(mixed(away, tmp_path, entries=entries)) == identity_settings(
         mixed(both, tmp_path, entries=entries)
     )
     for change in ({"weights": (1, 1)}, {"entries": ({}, {})}):
         with pytest.raises(ValueError, match=r"has data\.mix="):
-            check_resumable(mixed(both, tmp_path, name="whole", **{"entries": entries, **change}), told)
+            check_resumable(mixed(both, tmp_path, name="whole", **{"entries": entries, **change}), description)
     with pytest.raises(ValueError, match="was trained on other data"):
-        check_resumable(mixed(both[::-1], tmp_path, name="whole", entries=entries), told)
+        check_resumable(mixed(both[::-1], tmp_path, name="whole", entries=entries), description)
 
 
 def test_files_of_every_data_set_are_checked(both, tmp_path):

@@ -153,7 +153,7 @@ def test_the_command_draws_the_strip_beside_the_same_images(folder, tmp_path, ca
     assert np.array_equal(np.asarray(Image.open(tmp_path / "paths" / "path.png")), np.asarray(wanted))
 
 
-def test_the_command_begins_where_it_is_told(folder, tmp_path):
+def test_the_command_begins_at_the_given_start(folder, tmp_path):
     start = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     np.save(tmp_path / "start.npy", start.numpy())
     save_file({"x": start}, tmp_path / "start.safetensors")

@@ -169,10 +169,10 @@ def test_karras_networks_can_be_expressed():
     torch.testing.assert_close(network.time, sde.sigma(t).log() / 4)
 
 
-def test_a_network_may_be_told_sigma():
+def test_a_network_may_take_sigma():
     t = torch.tensor([0.3])
-    told = Preconditioning(time="sigma").network_time(SDES["ve"], t)
-    torch.testing.assert_close(told, SDES["ve"].sigma(t))
+    time = Preconditioning(time="sigma").network_time(SDES["ve"], t)
+    torch.testing.assert_close(time, SDES["ve"].sigma(t))
 
 
 def test_the_uncertainty_is_of_the_noise_level():

@@ -154,7 +154,7 @@ def strip_comment(line: str) -> str:
 
 
 def serve(desk: Path, line: str) -> None:
-    """A line that serves until it is told to end."""
+    """A line that serves until it is stopped."""
     port = find_free_port()
     process = subprocess.Popen(["bash", "-c", f"exec {line} --port {port}"], cwd=desk, env=environment(desk))
     try:

@@ -52,7 +52,7 @@ def run_sweep(folder, *, at: int | None = None, search="random", halving=True, m
     return sweep
 
 
-def told(sweep: Sweep) -> list:
+def summary(sweep: Sweep) -> list:
     return [(trial.number, trial.values, trial.state, trial.reports) for trial in sweep.trials]
 
 

@@ -24,7 +24,7 @@ SDE = VP(ceiling=0.1)
 """An SDE with so little noise that an image shows if it was mirrored."""
 
 
-class Told(nn.Module):
+class Recorder(nn.Module):
     """A model and network that returns ``output``, records its inputs, and draws random numbers as dropout does."""
 
     def __init__(self, model: ScoreModel, output: float = 0.0) -> None:
@@ -37,8 +37,8 @@ class Told(nn.Module):
         return torch.full_like(x, self.output), None
 
 
-def told(classes: int = 3, sde=SDE, target="noise", **settings) -> Told:
-    return Told(ScoreModel(nn.Linear(1, 1), Conditioner(None, None, classes), sde, target, 0.5), **settings)
+def recorder(classes: int = 3, sde=SDE, target="noise", **settings) -> Recorder:
+    return Recorder(ScoreModel(nn.Linear(1, 1), Conditioner(None, None, classes), sde, target, 0.5), **settings)
 
 
 def pictures(count: int = ROWS) -> torch.Tensor:
@@ -59,7 +59,7 @@ def objective(**changes) -> Objective:
 
 def drawn(step: int, index: int, task: Objective) -> dict[str, torch.Tensor]:
     """Return the random draws of a microbatch, recovered from the network's inputs."""
-    forward = told()
+    forward = recorder()
     microbatch_loss(forward, forward.model, microbatch(step, index), task, CPU)
     x0 = pictures().double() / 127.5 - 1.0
     alpha, sigma = (value[:, None, None, None] for value in SDE.marginal(forward.t.double()))
@@ -153,7 +153,7 @@ def test_a_short_last_microbatch_has_the_strata_that_are_left():
     task, batch = objective(batch=600), 600
     times = []
     for index, count in enumerate((ROWS, ROWS, 88)):
-        forward = told()
+        forward = recorder()
         microbatch_loss(forward, forward.model, microbatch(0, index, count), task, CPU)
         times.append((forward.t.double() - SDE.train_floor) / (SDE.ceiling - SDE.train_floor))
     offsets = torch.cat(times) * batch - torch.arange(batch, dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_a_short_last_microbatch_has_the_strata_that_are_left():
 
 def test_offsets_are_uniform():
     """Over 400 steps offsets have mean 1/2 and variance 1/12, within four standard errors."""
-    forward, task, found = told(), objective(batch=4, microbatch=4), []
+    forward, task, found = recorder(), objective(batch=4, microbatch=4), []
     for step in range(400):
         microbatch_loss(forward, forward.model, microbatch(step, 0, 4), task, CPU)
         found.append((forward.t[0].item() - SDE.train_floor) / (SDE.ceiling - SDE.train_floor) * 4.0)
@@ -202,7 +202,7 @@ def test_keys_tell_every_part_and_its_place_apart():
 # the loss, from the network's inputs
 
 
-def by_hand(forward: Told, step: int, task: Objective, output: float, target: str) -> torch.Tensor:
+def by_hand(forward: Recorder, step: int, task: Objective, output: float, target: str) -> torch.Tensor:
     """Return the mean of 1/2 or 1 / D times lambda / sigma^2 |eps_hat - eps|^2 over the rows, in float64, by
     definition."""
     x0 = pictures(8).double() / 255.0 * (task.data_range[1] - task.data_range[0]) + task.data_range[0]
@@ -255,7 +255,7 @@ def test_the_loss_of_a_microbatch_is_its_definition(target, changes):
 
     Conversions cost some ten roundings of the largest term, which at extreme times is a hundred times the result.
     """
-    forward = told(sde=VP(train_floor=0.05), target=target, output=0.3)
+    forward = recorder(sde=VP(train_floor=0.05), target=target, output=0.3)
     task = objective(batch=8, microbatch=8, flip=False, **changes)
     loss = microbatch_loss(forward, forward.model, microbatch(4, 0, 8), task, CPU)
     assert loss.item() == pytest.approx(by_hand(forward, 4, task, 0.3, target).item(), rel=2e-4)
@@ -263,7 +263,7 @@ def test_the_loss_of_a_microbatch_is_its_definition(target, changes):
 
 def test_importance_sampling_divides_by_the_density():
     """A row's weight is its uniform density over the sampling density p(t) = du / dt, computed numerically."""
-    forward = told(sde=VP(), output=0.3)
+    forward = recorder(sde=VP(), output=0.3)
     task = objective(batch=8, microbatch=8, flip=False, times=Importance(), weighting="likelihood")
     loss = microbatch_loss(forward, forward.model, microbatch(4, 0, 8), task, CPU)
     t, sde = forward.t.double(), VP()
@@ -279,7 +279,7 @@ def test_importance_sampling_divides_by_the_density():
 @pytest.mark.parametrize("output", ["unit", "none"])
 def test_the_preconditioning_of_the_model_is_that_of_the_loss(output):
     """The loss takes an output of 0.3 as it is, or times 1 / sigma, as the score."""
-    forward = told(sde=EDM(sigma_max=5.0), target="score", output=0.3)
+    forward = recorder(sde=EDM(sigma_max=5.0), target="score", output=0.3)
     forward.model.preconditioning = Preconditioning(output=output)
     task = objective(batch=8, microbatch=8, flip=False, weighting="sigma2")
     loss = microbatch_loss(forward, forward.model, microbatch(4, 0, 8), task, CPU)

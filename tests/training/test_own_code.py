@@ -426,7 +426,7 @@ class Letters(nn.Embedding):
         ("text", "Letters", {"of": "mean"}, r"^text\.factory .*faulty\.Letters gave values of shape \[16, 16\], expected \["),
     ],
 )  # fmt: skip
-def test_what_the_users_code_does_wrong_is_told_with_its_place(recipe, written, key, factory, kwargs, culprit):
+def test_what_the_users_code_does_wrong_is_named_with_its_place(recipe, written, key, factory, kwargs, culprit):
     """A fault gives one line that names the code; in Python the original exception is the cause."""
     written("faulty", FAULTY)
     keys = {key: {"kind": "external", "factory": f"faulty:{factory}", "kwargs": kwargs}}

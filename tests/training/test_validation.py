@@ -192,16 +192,16 @@ def test_each_row_is_validated_under_its_own_condition(recipe, digits):
     run = open_run(
         loading.parse_recipe(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0))
     )
-    model, told = new_state(run, CPU).model.eval(), []
-    model.conditioner.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
+    model, seen = new_state(run, CPU).model.eval(), []
+    model.conditioner.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         make_validator(run, World())(model)
     rows = Reader(digits).read(run.held_out)
     ids, mask = model.conditioner.tokenizer(rows.captions)
-    assert torch.equal(torch.cat([each.labels for each in told]), torch.from_numpy(rows.labels))
-    assert len(told) == 2  # microbatches of 16 and 8
+    assert torch.equal(torch.cat([each.labels for each in seen]), torch.from_numpy(rows.labels))
+    assert len(seen) == 2  # microbatches of 16 and 8
     lengths = mask.sum(dim=1)
-    found = [row[part.bool()].tolist() for each in told for row, part in zip(each.ids, each.mask, strict=True)]
+    found = [row[part.bool()].tolist() for each in seen for row, part in zip(each.ids, each.mask, strict=True)]
     assert found == [row[:count].tolist() for row, count in zip(ids, lengths, strict=True)]
 
 

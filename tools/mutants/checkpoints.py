@@ -67,7 +67,7 @@ MUTANTS = [
     Mutant("the best checkpoint for the last", "raysde.checkpoints.names:find_checkpoint", "    if name == LAST:", "    if False:", NAMES + " -k 'by_its_name'"),
     Mutant("a name that hides a folder", "raysde.checkpoints.names:split_name", " or folder.is_dir()", "", NAMES + " -k 'in_its_name'"),
     Mutant("a damaged best model", "raysde.checkpoints.names:_check", "    verify_model(Path(kept.path))\n", "", NAMES + " -k 'passed_over'"),
-    Mutant("the checkpoint of an open measurement deleted", "raysde.checkpoints.storage:prune_checkpoints", ".union(*(open_steps(state) for state in told))", "", "tests/cluster_without_ray/test_beside.py -k 'keep_their'"),
+    Mutant("the checkpoint of an open measurement deleted", "raysde.checkpoints.storage:prune_checkpoints", ".union(*(open_steps(state) for state in states))", "", "tests/cluster_without_ray/test_beside.py -k 'keep_their'"),
     Mutant("a description's former hash beside late results", "raysde.checkpoints.late_results:_write_state", "        content[OWN] = content_hash(content)\n", "        pass\n", "tests/cluster_without_ray/test_beside.py -k 'leave_the_rest'"),
     Mutant("late results in place of earlier ones", "raysde.checkpoints.late_results:add_metrics", "**state.get(\"metrics\", {}), ", "", "tests/cluster_without_ray/test_beside.py -k 'leave_the_rest'"),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ MUTANTS = [
     Mutant("Ray Train's end at Ctrl-C", "raysde.cluster.connection:connect", "    DataParallelTrainer._register_sigint_handler = _leave_ctrl_c", "    _unused = _leave_ctrl_c", "tests/cluster/test_leaving.py -k 'on_ray'"),
     Mutant("workers unheard though asked for", "raysde.cluster.connection:show_worker_messages", "    if not is_verbose():", "    if True:", SPEECH_ON_RAY),
     Mutant("Ray unheard though asked for", "raysde.cluster.connection:quiet_ray", '    if is_verbose():\n        return\n    os.environ', "    os.environ", SPEECH_ON_RAY),
-    Mutant("a sentence told twice", "raysde.cluster.connection:tell_driver", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH_ON_RAY),
+    Mutant("a sentence printed twice", "raysde.cluster.connection:tell_driver", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH_ON_RAY),
     Mutant("a lost data task as Ray's error", "raysde.cluster.errors:iterate_results", "except RayError as error:", "except KeyError as error:", "tests/cluster/test_carried.py"),
     Mutant("a full disk under tasks as Ray's error", "raysde.cluster.errors:attempt_work", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
     Mutant("a full disk under drawing actors as Ray's error", "raysde.cluster.errors:describe_error", "if isinstance(cause, CARRIED):", "if isinstance(cause, ValueError):", "tests/cluster/test_carried.py"),

@@ -23,7 +23,7 @@ MUTANTS = [
     Mutant("figures without the guidance that is served", "raysde.evaluation.evaluate:evaluate", ", scale=GUIDED", "", SAMPLING_DEFAULTS + " -k 'evaluation'"),
     Mutant("a report that leaves the settings out", "raysde.evaluation.evaluate:evaluate", "**question.settings, **away}", "**away}", SAMPLING_DEFAULTS + " -k 'evaluation'"),
     Mutant("held-out rows by everybody's defaults", "raysde.evaluation.evaluate:evaluate", "spec.generation, given | guides", "{}, given | guides", HELD_OUT + " -k 'own_settings'"),
-    Mutant("a report that does not say what was told", "raysde.evaluation.evaluate:evaluate", "describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)", "None", HELD_OUT + " -k 'own_settings'"),
+    Mutant("a report without the settings that were given", "raysde.evaluation.evaluate:evaluate", "describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)", "None", HELD_OUT + " -k 'own_settings'"),
     Mutant("a second scale that nobody hears of", "raysde.evaluation.evaluate:evaluate", '"autoguidance": autoguidance}', '"autoguidance": None}', EVALUATE + " -k 'a_guide_leads'"),
     Mutant("a guide that does not lead", "raysde.evaluation.evaluate:evaluate", '{} if guide is None else {"autoguide": guide, ', '{} if guide is None else {"autoguide": None, ', EVALUATE + " -k 'a_guide_leads'"),
     Mutant("a report without the guide", "raysde.evaluation.evaluate:evaluate", "describe_overrides(spec.generation, given | away,", "describe_overrides(spec.generation, given,", EVALUATE + " -k 'a_guide_leads'"),

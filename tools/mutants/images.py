@@ -29,7 +29,7 @@ MUTANTS = [
     Mutant("buckets of the ratios' squares", "raysde.images.geometry:bucket_shapes", "(side(size / ratio**0.5), side(size * ratio**0.5))", "(side(size / ratio), side(size * ratio))", GEOMETRY + " -k 'buckets'"),
     Mutant("the nearest bucket on its side", "raysde.images.geometry:nearest_bucket", "ratio = size[0] / size[1]", "ratio = size[1] / size[0]", GEOMETRY + " -k 'bucket'"),
     Mutant("the lower bits of sixteen", "raysde.images.levels:convert_to_eight_bits", "astype(np.uint16) >> (4 if largest == 4095 else 8))", "astype(np.uint16) & 255)", OPEN + " -k 'sixteen'"),
-    Mutant("transparency told by the upper bits", "raysde.images.levels:_read_transparent_png", "np.where(values == clear, 0, 255)", "np.where(values >> 8 == clear >> 8, 0, 255)", OPEN + " -k 'sixteen'"),
+    Mutant("transparency decided by the upper bits", "raysde.images.levels:_read_transparent_png", "np.where(values == clear, 0, 255)", "np.where(values >> 8 == clear >> 8, 0, 255)", OPEN + " -k 'sixteen'"),
     Mutant("twelve bits as sixteen", "raysde.images.levels:convert_to_eight_bits", "4 if largest == 4095 else 8", "8", OPEN + " -k 'twelve'"),
     Mutant("the transparent grey at eight bits", "raysde.images.levels:_read_transparent_png", "* 255 // most", "", OPEN + " -k 'few_bits'"),
     Mutant("the wrong way of EXIF's two quarter turns", "raysde.images.open:TURNS", "6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90", OPEN + " -k 'upright'"),

@@ -16,8 +16,8 @@ MUTANTS = [
     Mutant("guidance away from the same image", "raysde.inference.guidance:Guidance.score", "torch.zeros_like(plain.encoded.image)", "plain.encoded.image", "tests/conditioning/test_images.py -k 'leads_away'"),
     Mutant("numbers of a batch those of the first", "raysde.inference.sample:draw_batches", "own = None if values is None else values[rows]", "own = None if values is None else values[: rows.stop - rows.start]", ATTRIBUTES + " -k 'prompt_file'"),
     Mutant("unusual numbers unnoticed", "raysde.inference.conditions:warn_outside", "not attribute.contains(value)", "value == math.inf", ATTRIBUTES + " -k 'impossible'"),
-    Mutant("known pixels drawn anew", "raysde.inference.told_images:inpaint_told", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_tells'"),
-    Mutant("more noise than the model knows", "raysde.inference.told_images:upscale_told", "0.0 <= level <= condition.noise", "0.0 <= level", "tests/conditioning/test_images.py -k 'upscaling_tells'"),
+    Mutant("known pixels drawn anew", "raysde.inference.image_conditions:inpaint_with_condition", "torch.where(known.cpu(), kept, drawn.images)", "drawn.images", "tests/conditioning/test_images.py -k 'inpainting_takes'"),
+    Mutant("more noise than the model knows", "raysde.inference.image_conditions:upscale_with_condition", "0.0 <= level <= condition.noise", "0.0 <= level", "tests/conditioning/test_images.py -k 'upscaling_takes'"),
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.sample", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
     Mutant("prompts of a file counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
     Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
@@ -59,6 +59,6 @@ MUTANTS = [
     Mutant("defaults left to whoever reads the file", "raysde.inference.samples:make_samples", "{\"model\": weights_hash(model), **settings, **read}", "{\"model\": weights_hash(model), **settings}", SAMPLES + " -k 'command_says'"),
     Mutant("a path's rows under the wrong prompts", "raysde.inference.samples:DrawnPath.strip", "for _ in range(2 * points)]", "for _ in range(points)] * 2", "tests/sampling/test_path.py -k 'ends_in_its_image'"),
     Mutant("a path's headings from the data's end", "raysde.inference.samples:DrawnPath.strip", "for each in self.log_snr.tolist()]", "for each in self.log_snr.tolist()[::-1]]", SAMPLES + " -k 'log_snr'"),
-    Mutant("every file of a part told as its first", "raysde.inference.bulk:Bulk.draw", "drawn.metadata(index)", "drawn.metadata(0)", BULK + " -k 'drawn_with'"),
+    Mutant("every file of a part described as its first", "raysde.inference.bulk:Bulk.draw", "drawn.metadata(index)", "drawn.metadata(0)", BULK + " -k 'drawn_with'"),
     Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "names, progress, metadata)", "names, None, metadata)", "tests/commands/test_edit.py -k 'in_sight'"),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ MUTANTS = [
     Mutant("metrics of undone steps that stay", "raysde.runs.history:History._open", "elif step < self.last:", "elif False:", RECOVERY + " -k 'abandoned'"),
     Mutant("a resume at the step for the plan position", "raysde.runs.local:train_here", "read(state.position, stop)", "read(state.step, stop)", RECOVERY + " -k 'departures'"),
     Mutant("zeros for the empty caption's vectors", "raysde.runs.build:make_objective", ".empty.copy())[None]", ".empty * 0.0)[None]", "tests/precompute/test_jobs.py -k 'loss_and_gradient'"),
-    Mutant("steps told twice", "raysde.runs.history:History._forget_after", 'if line["step"] <= last]', "]", HISTORY + " -k 'keeps_its_history'"),
+    Mutant("steps recorded twice", "raysde.runs.history:History._forget_after", 'if line["step"] <= last]', "]", HISTORY + " -k 'keeps_its_history'"),
     Mutant("a bare run without its word", "raysde.runs.history:open_tracking_run", "place, data, word=word", "place, data", HISTORY + " -k 'folder_was_removed'"),
     Mutant("a bare run that never ends", "raysde.runs.history:record_history", '    identity.note_end(folder)\n', "", HISTORY + " -k 'folder_was_removed'"),
     Mutant("a word of runs with a store alone", "raysde.runs.history:record_history", "word, folder = settle_run_word(run), run_folder(run)", 'word, folder = settle_run_word(run) if run.config.tracking.uri else "", run_folder(run)', HISTORY + " -k 'no_older_one'"),

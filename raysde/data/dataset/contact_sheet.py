@@ -20,7 +20,7 @@ CELL, WIDE, LINE = 112, 8, line_height(SMALLEST)
 
 def describe_manifest(manifest: Manifest) -> list[str]:
     """Return the lines of text that `raysde inspect` prints about a data set."""
-    told = manifest.statistics
+    statistics = manifest.statistics
     size = f"{manifest.size[0]} x {manifest.size[1]}" if manifest.size else "as they were found"
     colour = "grey" if manifest.channels == 1 else "RGB"
     megabytes = manifest.bytes / 1e6
@@ -40,8 +40,8 @@ def describe_manifest(manifest: Manifest) -> list[str]:
     buckets = [(shape, count) for shape, count in zip(shapes, counts, strict=True) if shape]
     if len(buckets) > 1:
         lines += [f"  {high:>4} x {wide:<4}  {count:.0f} rows" for (high, wide), count in buckets]
-    if told:
-        images, captions = told["images"], told["captions"]
+    if statistics:
+        images, captions = statistics["images"], statistics["captions"]
         lines += [
             f"found          {images['height'][0]} to {images['height'][1]} high, "
             f"{images['width'][0]} to {images['width'][1]} wide",
@@ -50,7 +50,7 @@ def describe_manifest(manifest: Manifest) -> list[str]:
             f"characters on average, at most {captions['longest']}",
         ]
         lines.append(f"classes        {manifest.classes}")
-        lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
+        lines += [f"  {name:<12} {statistics['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
         lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
     second = [] if manifest.condition is None else [f"condition      {manifest.condition.describe()}, in every row"]
     return (
@@ -92,8 +92,8 @@ def describe_kept(manifest: Manifest) -> list[str]:
 
 def _describe_attribute(each: Attribute, manifest: Manifest) -> str:
     """Return the line about a numeric attribute: its range, and moments where the manifest has statistics."""
-    told = manifest.statistics.get("attributes", {}).get(each.name)
-    more = f", mean {told['mean']:g}, deviation {told['std']:g}, {told['rows']} rows" if told else ""
+    found = manifest.statistics.get("attributes", {}).get(each.name)
+    more = f", mean {found['mean']:g}, deviation {found['std']:g}, {found['rows']} rows" if found else ""
     return f"attribute      {each.name}: {each.low:g} to {each.high:g}{more}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raysde.data.dataset.hash_files import Looks, open_looks
+from raysde.data.dataset.hash_files import ImageHashes, open_hashes
 from raysde.data.dataset.hash_search import find_pairs
 from raysde.data.dataset.manifest import Manifest
 from raysde.images.perceptual import RADIUS, SIDE, THRESHOLD, hash_thumbnails, measure_distances, window_hashes
@@ -26,7 +26,7 @@ SAME = 8
 AT_ONCE = 1 << 18
 """Number of thumbnails whose windows are hashed at a time."""
 THREADS = 4
-"""Number of shards whose looks are read, or computed, at a time."""
+"""Number of shards whose hashes are read, or computed, at a time."""
 MEASURED = 1 << 14
 """Number of pairs that are measured at a time."""
 Confirm = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -87,7 +87,7 @@ class Duplicates:
 
 
 def find_duplicates(manifest: Manifest, criterion: Criterion, confirm: Confirm | None = None) -> Duplicates:
-    """Return the near duplicates of a data set, by the stored looks of its rows, or by its images if there are none.
+    """Return the near duplicates of a data set, by the stored hashes of its rows, or by its images if there are none.
 
     Args:
         confirm: a second measurement that pairs within the threshold must pass.
@@ -95,25 +95,27 @@ def find_duplicates(manifest: Manifest, criterion: Criterion, confirm: Confirm |
     Raises:
         ValueError: naming the shard that is missing or damaged.
     """
-    looks = map_ahead(lambda number: open_looks(manifest, number), range(len(manifest.shards)), THREADS)
+    hashes = map_ahead(lambda number: open_hashes(manifest, number), range(len(manifest.shards)), THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        return Gallery(looks, Path(folder)).find(criterion, confirm)
+        return Gallery(hashes, Path(folder)).find(criterion, confirm)
 
 
 class Gallery:
-    """The looks of many rows: hashes and sizes in memory, thumbnails in a temporary file.
+    """The perceptual hashes of many rows: hashes and sizes in memory, thumbnails in a temporary file.
 
     Args:
-        looks: looks in the order of the rows.
+        blocks: hashes and thumbnails in the order of the rows.
         folder: temporary folder on this machine, for 256 bytes a row.
-        priority: rank of a block of looks for the choice of the kept row, by its number: a lower one wins over size.
+        priority: rank of a block for the choice of the kept row, by its number: a lower one wins over size.
     """
 
-    def __init__(self, looks: Iterable[Looks], folder: Path, priority: Callable[[int], int] = lambda number: 0) -> None:
+    def __init__(
+        self, blocks: Iterable[ImageHashes], folder: Path, priority: Callable[[int], int] = lambda number: 0
+    ) -> None:
         hashes, pixels, ranks = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.int8)]
         file = folder / "thumbnails"
         with open(file, "wb") as out:
-            for number, block in enumerate(looks):
+            for number, block in enumerate(blocks):
                 out.write(np.ascontiguousarray(block.thumbnails).tobytes())
                 hashes.append(block.hashes)
                 pixels.append(block.pixels)

@@ -35,8 +35,8 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Looks of the rows of a shard.
+class ImageHashes:
+    """Perceptual hashes and thumbnails of the rows of a shard.
 
     Attributes:
         thumbnails: uint8 [N, 16, 16].
@@ -54,23 +54,23 @@ class Looks:
         return len(self.hashes)
 
     @classmethod
-    def join(cls, blocks: "Sequence[Looks]") -> "Looks":
-        """Return the looks of several blocks of rows, in their order."""
+    def join(cls, blocks: "Sequence[ImageHashes]") -> "ImageHashes":
+        """Return the hashes of several blocks of rows, in their order."""
         none = cls(np.empty((0, SIDE, SIDE), np.uint8), np.empty(0, np.uint64), *[np.empty(0, np.int64)] * 2)
         return cls(*(np.concatenate([getattr(block, each.name) for block in (none, *blocks)]) for each in fields(cls)))
 
-    def take(self, rows: np.ndarray) -> "Looks":
-        """Return the looks of rows, int64 [M]."""
-        return Looks(*(getattr(self, each.name)[rows] for each in fields(self)))
+    def take(self, rows: np.ndarray) -> "ImageHashes":
+        """Return the hashes of rows, int64 [M]."""
+        return ImageHashes(*(getattr(self, each.name)[rows] for each in fields(self)))
 
 
-def write_looks(folder: str, shard: Shard, thumbnails: np.ndarray, pixels: list[int], samples: list[int]) -> None:
-    """Write the looks of a shard's rows; the same rows give the same bytes.
+def write_hashes(folder: str, shard: Shard, thumbnails: np.ndarray, pixels: list[int], samples: list[int]) -> None:
+    """Write the hashes of a shard's rows; the same rows give the same bytes.
 
     Args:
         folder: path or URI of the data set.
         thumbnails: uint8 [N, 16, 16].
-        pixels, samples: see :class:`Looks`.
+        pixels, samples: see :class:`ImageHashes`.
 
     Raises:
         OSError: naming the file, if it cannot be written.
@@ -91,8 +91,8 @@ def write_looks(folder: str, shard: Shard, thumbnails: np.ndarray, pixels: list[
     write_bytes(child_path(folder, FOLDER, shard.file), memoryview(sink.getvalue()))
 
 
-def read_looks(folder: str, shard: Shard) -> Looks | None:
-    """Return the looks of a shard's rows; None if the file is missing, damaged, or of another shard of that name.
+def read_hashes(folder: str, shard: Shard) -> ImageHashes | None:
+    """Return the hashes of a shard's rows; None if the file is missing, damaged, or of another shard of that name.
 
     Args:
         folder: path or URI of the data set.
@@ -109,11 +109,11 @@ def read_looks(folder: str, shard: Shard) -> Looks | None:
     images = table.column("thumbnail").combine_chunks()
     stored = np.frombuffer(images.buffers()[1], np.uint8).reshape(-1, SIDE, SIDE)
     hashes, pixels, samples = (table.column(name).to_numpy() for name in ("hash", "pixels", "sample"))
-    return Looks(stored[: len(table)], hashes, pixels, samples)
+    return ImageHashes(stored[: len(table)], hashes, pixels, samples)
 
 
-def compute_looks(manifest: Manifest, number: int) -> Looks:
-    """Return the looks of the rows of shard ``number``, from its images.
+def compute_hashes(manifest: Manifest, number: int) -> ImageHashes:
+    """Return the hashes of the rows of shard ``number``, from its images.
 
     Raises:
         ValueError: naming the shard or row that is missing or damaged.
@@ -133,14 +133,14 @@ def compute_looks(manifest: Manifest, number: int) -> Looks:
     except (OSError, ValueError) as error:
         raise ValueError(f"{where} cannot be read: {' '.join(str(error).split())}; restore it") from error
     images = np.stack(thumbnails)
-    return Looks(images, hash_thumbnails(images), np.array(pixels), np.full(len(images), -1))
+    return ImageHashes(images, hash_thumbnails(images), np.array(pixels), np.full(len(images), -1))
 
 
-def open_looks(manifest: Manifest, number: int) -> Looks:
-    """Return the looks of the rows of shard ``number``: as stored, or from its images.
+def open_hashes(manifest: Manifest, number: int) -> ImageHashes:
+    """Return the hashes of the rows of shard ``number``: as stored, or from its images.
 
     Raises:
-        ValueError: as :func:`compute_looks`.
+        ValueError: as :func:`compute_hashes`.
     """
-    stored = read_looks(manifest.path, manifest.shards[number])
-    return compute_looks(manifest, number) if stored is None else stored
+    stored = read_hashes(manifest.path, manifest.shards[number])
+    return compute_hashes(manifest, number) if stored is None else stored

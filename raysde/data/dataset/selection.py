@@ -241,16 +241,16 @@ def _possible_groups(footer: pq.FileMetaData, columns: list[str], condition: Fil
     start = 0
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        told = {name: read_bounds(group.column(places[name]), group.num_rows) for name in columns}
-        if condition.may_select({name: bounds for name, bounds in told.items() if bounds is not None}):
+        found = {name: read_bounds(group.column(places[name]), group.num_rows) for name in columns}
+        if condition.may_select({name: bounds for name, bounds in found.items() if bounds is not None}):
             yield start, number
         start += group.num_rows
 
 
 def read_bounds(chunk: pq.ColumnChunkMetaData, rows: int) -> Bounds | None:
     """Return the statistics of a column of a row group; None if the file has none."""
-    told = chunk.statistics
-    if told is None or not told.has_null_count:
+    statistics = chunk.statistics
+    if statistics is None or not statistics.has_null_count:
         return None
-    known = told.has_min_max
-    return Bounds(told.min if known else None, told.max if known else None, told.null_count, rows)
+    known = statistics.has_min_max
+    return Bounds(statistics.min if known else None, statistics.max if known else None, statistics.null_count, rows)

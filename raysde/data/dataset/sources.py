@@ -110,7 +110,7 @@ def merge_manifests(sources: Sequence[Source]) -> Manifest:
             counts[name] = counts.get(name, 0) + count
     # several data sets together are no version of one, and their kept columns may differ
     alone: dict[str, Any] = {} if len(manifests) == 1 else {"version": 1, "parent": "", "inherited": (0, 0)}
-    told = all("labels" in manifest.statistics for manifest in manifests)
+    counted = all("labels" in manifest.statistics for manifest in manifests)
     return replace(
         first,
         path=" + ".join(manifest.path for manifest in manifests),
@@ -118,7 +118,7 @@ def merge_manifests(sources: Sequence[Source]) -> Manifest:
         shards=Shards(table),
         labels=unite_classes(manifests),
         captions=sum(source.captions for source in sources),
-        statistics={"labels": counts} if told else {},
+        statistics={"labels": counts} if counted else {},
         skipped=sum(manifest.skipped for manifest in manifests),
         etags_of="",
         attributes=unite_attributes(manifests),

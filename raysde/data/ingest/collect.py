@@ -103,9 +103,9 @@ def collect_parts(
         if base is not None:
             manifest = join_manifests(base, replace(manifest, labels=extend_labels(base.labels, manifest.labels)))
             segments = join_lengths(base, segments)
-        told = {**describe_samples(bad, unread, remarks), **report.repetitions(), **describe_left_out(rules, out)}
-        told |= {} if rules.condition is None else {"condition_remarks": second.to_json()}
-        write_json(child_path(out, versioned_name("report.json", version)), told)
+        content = {**describe_samples(bad, unread, remarks), **report.repetitions(), **describe_left_out(rules, out)}
+        content |= {} if rules.condition is None else {"condition_remarks": second.to_json()}
+        write_json(child_path(out, versioned_name("report.json", version)), content)
     lengths = [segments.get(file, []) for file in manifest.shards.files.to_pylist()]
     if all(lengths):
         write_index(out, manifest.fingerprint, lengths, version)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.duplicates import Criterion
-from raysde.data.dataset.hash_files import write_looks
+from raysde.data.dataset.hash_files import write_hashes
 from raysde.data.dataset.manifest import shard_schema
 from raysde.data.dataset.segments import segment_lengths
 from raysde.data.dataset.shard_table import Shard, Split
@@ -182,7 +182,9 @@ def convert_part(
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
         thumbnails = np.stack([row["thumbnail"] for row in rows])
-        write_looks(out, result.shards[-1], thumbnails, *([row[name] for row in rows] for name in ("pixels", "sample")))
+        write_hashes(
+            out, result.shards[-1], thumbnails, *([row[name] for row in rows] for name in ("pixels", "sample"))
+        )
         result.segments[file] = segment_lengths(child_path(out, file))
         sizes.pop(kind)
 
@@ -247,7 +249,7 @@ def convert_rows(
         result.statistics.count(stored, picture.size, sample.captions, sample.label, attributes)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = make_row(sample, stored, data) | {"kept": keep_values(sample, picture, rules.keep)}
-        # the look of the stored image, which is the one that is trained on
+        # a thumbnail of the stored image, which is the one that is trained on
         row |= {"thumbnail": make_thumbnail(stored), "pixels": picture.width * picture.height, "sample": position}
         if attributes:
             row["attributes"] = attributes

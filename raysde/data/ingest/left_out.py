@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysde.data.dataset.duplicates import THREADS, Criterion, Gallery
-from raysde.data.dataset.hash_files import FOLDER, Looks, open_looks, read_looks
+from raysde.data.dataset.hash_files import FOLDER, ImageHashes, open_hashes, read_hashes
 from raysde.data.dataset.manifest import INGESTING, Manifest
 from raysde.data.dataset.versions import versioned_name
 from raysde.data.ingest.convert import Converted
@@ -76,15 +76,15 @@ def decide(parts: Iterable[Converted], out: str, near: Criterion, base: Manifest
     places: list[tuple[int, np.ndarray]] = []
     old = 0 if base is None else len(base.shards)
 
-    def looks() -> Iterator[Looks]:
+    def hashes() -> Iterator[ImageHashes]:
         if base is not None:
-            yield from map_ahead(lambda number: open_looks(base, number), range(old), THREADS)
-        for number, block in map_ahead(lambda part: (part.number, part_looks(out, part)), parts, THREADS):
+            yield from map_ahead(lambda number: open_hashes(base, number), range(old), THREADS)
+        for number, block in map_ahead(lambda part: (part.number, part_hashes(out, part)), parts, THREADS):
             places.append((number, block.samples))
             yield block
 
     with tempfile.TemporaryDirectory() as folder:
-        gallery = Gallery(looks(), Path(folder), lambda number: 0 if number < old else 1)
+        gallery = Gallery(hashes(), Path(folder), lambda number: 0 if number < old else 1)
         found = gallery.find(near)
         del gallery
     first = 0 if base is None else base.rows
@@ -112,22 +112,22 @@ def decide(parts: Iterable[Converted], out: str, near: Criterion, base: Manifest
     return decision
 
 
-def part_looks(out: str, part: Converted) -> Looks:
-    """Return the looks of a part's rows in the order of the source.
+def part_hashes(out: str, part: Converted) -> ImageHashes:
+    """Return the hashes of a part's rows in the order of the source.
 
     Raises:
         ValueError: if the hashes of a shard are missing or damaged.
     """
     blocks = []
     for shard in part.shards:
-        block = read_looks(out, shard)
+        block = read_hashes(out, shard)
         if block is None:
             raise ValueError(
                 f"{child_path(out, FOLDER, shard.file)} is missing or damaged; remove {child_path(out, INGESTING)} and "
                 "repeat the ingest"
             )
         blocks.append(block)
-    joined = Looks.join(blocks)
+    joined = ImageHashes.join(blocks)
     return joined.take(np.argsort(joined.samples, kind="stable"))
 
 
@@ -171,7 +171,7 @@ class _Keys:
     def _part_keys(self, number: int, samples: np.ndarray) -> list[str]:
         """Return the keys of a part's rows in the order of the source, that of ``samples``."""
         content = json.loads(read_bytes(child_path(self.out, INGESTING, f"part-{number:06d}.json")))
-        blocks = [read_looks(self.out, shard) for shard in Converted.from_json(content).shards]
+        blocks = [read_hashes(self.out, shard) for shard in Converted.from_json(content).shards]
         order = np.argsort(np.concatenate([block.samples for block in blocks if block is not None]), kind="stable")
         keys = read_identities(self.out, number).column("key").take(order).to_pylist()
         assert len(keys) == len(samples)

@@ -91,13 +91,13 @@ def open_judge(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Progress | None = None,
+    progress: Progress | None = None,
 ) -> Judge:
     """Return the judge of a data set's labels from the cache, or train it on the training split.
 
     Args:
         shape: (height, width) of the images that it reads.
-        told: progress callback while it is trained, called with the batches done and their total.
+        progress: callback while it is trained, called with the batches done and their total.
 
     Raises:
         ValueError: if the data has fewer than two labels, or a row has none.
@@ -111,7 +111,7 @@ def open_judge(
     name = f"judge-{manifest.fingerprint}-{chosen}{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
     classifier = new_classifier(manifest.channels, shape, manifest.classes, seed)
     if not (cache / name).exists():
-        right, asked = train_classifier(classifier.to(device), reader, shape, seed, told)
+        right, asked = train_classifier(classifier.to(device), reader, shape, seed, progress)
         save_tensors(cache / name, classifier.state_dict(), {"right": str(right), "asked": str(asked)})
     with safe_open(cache / name, "pt") as file:
         kept, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
@@ -128,7 +128,7 @@ def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: in
 
 
 def train_classifier(
-    classifier: Classifier, reader: RealReader, shape: tuple[int, int], seed: int, told: Progress | None
+    classifier: Classifier, reader: RealReader, shape: tuple[int, int], seed: int, progress: Progress | None
 ) -> tuple[int, int]:
     """Train in place, and return the number of held-out images that it reads correctly and the number of all.
 
@@ -159,8 +159,8 @@ def train_classifier(
         loss.backward()
         optimiser.step()
         schedule.step()
-        if told is not None:
-            told(step + 1, steps)
+        if progress is not None:
+            progress(step + 1, steps)
     classifier.eval()
     return count_right(classifier, *read_labelled_images(reader, held, shape))
 

@@ -96,7 +96,7 @@ class Study:
             settings=settings,
         )
 
-    def rehearse(self, candidate: Candidate, samples: int, told: StageProgress) -> None:
+    def rehearse(self, candidate: Candidate, samples: int, progress: StageProgress) -> None:
         """Measure a candidate on few images instead of ``samples``, to find errors and to fill the cache of real images
         before the workers begin.
 
@@ -107,22 +107,22 @@ class Study:
         model = open_model(self.models[candidate.average], self.allow_code, self.place)
         choose_conditions(model, Reader(read_manifest(self.data)), question)
         few = max(FEWEST, LEAST.get(self.metric, 1))
-        self._evaluate_candidate(candidate, replace(question, samples=few, allow_few=True), told)
+        self._evaluate_candidate(candidate, replace(question, samples=few, allow_few=True), progress)
 
-    def outcome(self, candidate: Candidate, samples: int, told: StageProgress | None = None) -> CandidateOutcome:
+    def outcome(self, candidate: Candidate, samples: int, progress: StageProgress | None = None) -> CandidateOutcome:
         """Measure a candidate on the images 0 to samples - 1.
 
         Raises:
             ValueError: if model, data and metric do not fit together.
         """
-        return self._evaluate_candidate(candidate, self.question(candidate, samples), told)
+        return self._evaluate_candidate(candidate, self.question(candidate, samples), progress)
 
     def _evaluate_candidate(
-        self, candidate: Candidate, question: Question, told: StageProgress | None
+        self, candidate: Candidate, question: Question, progress: StageProgress | None
     ) -> CandidateOutcome:
         model = open_model(self.models[candidate.average], self.allow_code, self.place)
         cache = Path(self.cache)
-        answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
+        answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, progress=progress)
         (found,), influence = parse_figures(answer.dump(), f"of {candidate}"), answer.figures[0].influence
         assert influence is not None
         # None, because the candidate's settings become the model's own

@@ -46,13 +46,13 @@ def test_thumbnails_fill_a_cell_with_their_longer_side(shape, size):
 
 def test_a_description_counts_what_the_manifest_says(tmp_path):
     plain = write_digit_shards(tmp_path, 20, 12, 5)
-    told = {"images": {"width": [3, 9], "height": [4, 7], "mean": [0.25], "std": [0.5]},
-            "captions": {"in_all": 31, "mean_characters": 12.5, "longest": 17}, "labels": {"3": 8, "5": 12}}  # fmt: skip
+    found = {"images": {"width": [3, 9], "height": [4, 7], "mean": [0.25], "std": [0.5]},
+             "captions": {"in_all": 31, "mean_characters": 12.5, "longest": 17}, "labels": {"3": 8, "5": 12}}  # fmt: skip
     shards = (
         replace(plain.shards[0], bytes=2_500_000),
         replace(plain.shards[1], split="validation", bytes=1_000_000, image=(4, 16)),
     )
-    manifest = replace(plain, shards=shards, statistics=told, skipped=3, captions=19, source="here", licence="free")
+    manifest = replace(plain, shards=shards, statistics=found, skipped=3, captions=19, source="here", licence="free")
     lines = "\n".join(describe_manifest(manifest))
     for said in (
         manifest.fingerprint, "12 for training, 8 for validation, 3 skipped", "2 of 3.5 MB in all, row groups of 5 rows",

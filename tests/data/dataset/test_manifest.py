@@ -54,7 +54,7 @@ def test_rows_are_counted_through_all_shards_and_by_split():
         _ = replace(manifest, size=None).image
 
 
-def test_each_row_is_told_of_by_itself(tmp_path):
+def test_each_row_is_described_by_itself(tmp_path):
     """Key, label, shard and image file of every row are right across short row groups and shards."""
     manifest = write_digit_shards(tmp_path, 47, 20, 6)
     reader, (images, labels) = Reader(manifest), load_digits()
@@ -132,18 +132,18 @@ def test_all_that_a_manifest_says_is_read_again(tmp_path):
 def test_a_run_does_not_go_on_with_other_data(digits, tmp_path):
     """A run refuses other data, precomputed folders or microbatch sizes, and accepts the same data at another path."""
     run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path)))
-    told = {**run.data_identity, "microbatch": run.plan.microbatch}
+    identity = {**run.data_identity, "microbatch": run.plan.microbatch}
 
     def found(**changes):
-        return SimpleNamespace(spec=run.spec, recipe=run.config.flat(), data={**told, **changes})
+        return SimpleNamespace(spec=run.spec, recipe=run.config.flat(), data={**identity, **changes})
 
-    assert told["fingerprint"] == digits.fingerprint
+    assert identity["fingerprint"] == digits.fingerprint
     check_resumable(run, found())
     check_resumable(run, found(path="moved"))
     other = f"{int(digits.fingerprint, 16) ^ 1:016x}"
     for changes, said in (
         ({"fingerprint": other}, f"was trained on other data .*fingerprint {other}, now {digits.fingerprint}"),
-        ({"microbatch": told["microbatch"] // 2}, "has microbatches of"),
+        ({"microbatch": identity["microbatch"] // 2}, "has microbatches of"),
         ({"text": "text-0"}, "was trained with text-0 precomputed text, the recipe takes none"),
         ({"latents": "latents-0"}, "was trained with latents-0 precomputed latents, the recipe takes none"),
     ):

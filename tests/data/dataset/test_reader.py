@@ -303,7 +303,7 @@ def test_captions_for_a_tokenizer_are_those_to_train_on(tmp_path):
     assert distinct_captions(apart, 10) == []
 
 
-def test_a_shard_written_anew_is_told_by_its_size(tmp_path):
+def test_a_shard_written_anew_is_recognised_by_its_size(tmp_path):
     """A rewritten shard with the same rows is detected by its size, without its hash."""
     manifest = write_digit_shards(tmp_path / "s")
     path = tmp_path / "s" / "train-00001.parquet"

@@ -209,9 +209,9 @@ def test_the_command_keeps_columns_and_appends(command, tmp_path, capsys):
     assert (grown.rows, grown.size, grown.row_group, grown.version) == (14, (4, 4), 2, 2)
     assert select_rows(grown, "aesthetic >= 2 and language == 'en'").count == 3
     assert not command("inspect", out, "--sheet", tmp_path / "sheet.png")
-    told = capsys.readouterr().out
-    assert "version        2 of 2 (1: 7 rows, 2: 14 rows)" in told
-    assert "  aesthetic    double, 0.0 to 4.0" in told
+    printed = capsys.readouterr().out
+    assert "version        2 of 2 (1: 7 rows, 2: 14 rows)" in printed
+    assert "  aesthetic    double, 0.0 to 4.0" in printed
     assert not command("inspect", out, "--sheet", tmp_path / "sheet.png", "--version", 1)
     assert "rows           7 for training" in capsys.readouterr().out
     for words, sentence in (

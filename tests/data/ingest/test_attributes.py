@@ -149,9 +149,9 @@ def test_shards_hold_the_numbers_and_the_manifest_their_range(tmp_path):
     assert manifest == made
     assert manifest.attributes == (Attribute("score", -6.0, 0.0), Attribute("age", -2.25, 1e6))
     known = np.array([age for age in AGES if age is not None])
-    told = manifest.statistics["attributes"]["age"]
-    assert told["rows"] == 6
-    assert (told["mean"], told["std"]) == pytest.approx((known.mean(), known.std()), rel=1e-9)
+    statistics = manifest.statistics["attributes"]["age"]
+    assert statistics["rows"] == 6
+    assert (statistics["mean"], statistics["std"]) == pytest.approx((known.mean(), known.std()), rel=1e-9)
     verify_shards(manifest, hashes=True)
     assert "attribute      score: -6 to 0, mean -3, deviation 2, 7 rows" in describe_manifest(manifest)
     rows = np.array([6, 2, 0, 3])

@@ -272,9 +272,9 @@ def test_data_sets_without_second_images_stay_as_they_were(tmp_path):
     assert "condition_remarks" not in json.loads((tmp_path / "report.json").read_text())
     found = open_source(str(tmp_path_of_images(tmp_path / "images")))
     identities = {ingest_identity(found, each) for each in (rules, replace(rules, condition=DEPTH))}
-    told = {key: value for key, value in vars(rules).items() if key not in ("attributes", "keep", "condition")}
+    settings = {key: value for key, value in vars(rules).items() if key not in ("attributes", "keep", "condition")}
     assert len(identities) == 2
-    assert "condition" not in told
+    assert "condition" not in settings
 
 
 def tmp_path_of_images(folder):

@@ -71,8 +71,8 @@ def test_a_grown_data_set_has_the_attributes_of_all_rows(tmp_path):
     assert read_manifest(str(tmp_path / "grown")) == grown
     assert grown.attributes == whole.attributes != first.attributes
     assert read_manifest(str(tmp_path / "grown"), version=1).attributes == first.attributes
-    for name, told in whole.statistics["attributes"].items():
-        assert grown.statistics["attributes"][name] == pytest.approx(told, rel=1e-12)
+    for name, moments in whole.statistics["attributes"].items():
+        assert grown.statistics["attributes"][name] == pytest.approx(moments, rel=1e-12)
     verify_shards(grown, hashes=True)
     for manifest in (grown, whole):
         reader, rows = Reader(manifest), np.arange(100)

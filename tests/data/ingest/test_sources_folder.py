@@ -348,7 +348,7 @@ def test_a_broken_document_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "lines"), [('{"a": 1}\n{"b": 2}\n', True), ('{"a": 1} {"b": 2}', False)])
-def test_lines_of_json_in_a_json_file_are_told_where_they_belong(tmp_path, text, lines):
+def test_lines_of_json_in_a_json_file_are_refused_with_their_place(tmp_path, text, lines):
     folder = write_images(tmp_path / "f", ["cat/a", "dog/b"])
     (folder / "captions.json").write_text(text)
     with pytest.raises(ValueError, match=r"captions\.json is not valid JSON: Extra data") as refusal:
@@ -356,14 +356,14 @@ def test_lines_of_json_in_a_json_file_are_told_where_they_belong(tmp_path, text,
     assert ("belong in a .jsonl file" in str(refusal.value)) == lines
 
 
-@pytest.mark.parametrize(("image", "note", "told"), [(1, "1", "only one with 1"), ("1", 1, "only one with '1'")])
-def test_coco_ids_of_another_type_are_named(tmp_path, image, note, told):
+@pytest.mark.parametrize(("image", "note", "ending"), [(1, "1", "only one with 1"), ("1", 1, "only one with '1'")])
+def test_coco_ids_of_another_type_are_named(tmp_path, image, note, ending):
     document = {
         "images": [{"id": image, "file_name": "1.png"}],
         "annotations": [{"image_id": note, "caption": "x"}],
     }
     folder = write_json(write_images(tmp_path / "f", ["1"]), "captions.json", document)
-    with pytest.raises(ValueError, match=f"annotation 1: there is no image with the id {note!r}, {told}"):
+    with pytest.raises(ValueError, match=f"annotation 1: there is no image with the id {note!r}, {ending}"):
         open_source(str(folder))
 
 
@@ -388,8 +388,8 @@ SEVERAL = {
 def test_several_descriptions_of_an_image_add_up(tmp_path, kind, label_first):
     """A label from one description and a caption from another are combined, in either order."""
     folder = write_images(tmp_path / "f", ["a"])
-    told = ({"label": "cat"}, {"text": "x"})
-    for name, text in SEVERAL[kind](*(told if label_first else told[::-1])).items():
+    parts = ({"label": "cat"}, {"text": "x"})
+    for name, text in SEVERAL[kind](*(parts if label_first else parts[::-1])).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     assert found(folder) == {"a.png": (("x",), "cat")}

@@ -185,7 +185,7 @@ def test_influences_on_the_inception_score_are_the_derivatives_by_each_images_we
     torch.testing.assert_close(own, slope * count, rtol=1e-9, atol=1e-12)
 
 
-def test_an_influence_is_told_of_its_own_image():
+def test_an_influence_has_the_place_of_its_image():
     """Influences are in the order of the images, however the parts are shuffled: changing an image moves its own."""
     logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
     changed = logits.clone()

@@ -65,8 +65,8 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
 def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
     """The hash changes with weights, data, metric, seed, split, real images, number and settings."""
     checkpoint.export_with_settings(Path(labels), tmp_path / "other", {"solver": "ddim"})
-    with description_of(tmp_path / "other") as told:
-        told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
+    with description_of(tmp_path / "other") as description:
+        description["files"]["ema.safetensors"] = f"{int(description['files']['ema.safetensors'], 16) ^ 1:064x}"
     again = write_digit_shards(tmp_path / "again", 200, 120)
     last = replace(again.shards[1], sha256=f"{int(again.shards[1].sha256, 16) ^ 1:064x}")
     write_manifest(replace(again, shards=(again.shards[0], last)))
@@ -127,9 +127,9 @@ def test_another_feature_network_is_another_measurement(labels, digits, tmp_path
 
 
 def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, digits, tmp_path, monkeypatch):
-    told = []
+    calls = []
     candidate = Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
-    study_of(labels, digits, tmp_path).rehearse(candidate, 50, lambda *what: told.append(what))
+    study_of(labels, digits, tmp_path).rehearse(candidate, 50, lambda *what: calls.append(what))
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.safetensors")} == {"judge", "reference"}
     monkeypatch.setattr("raysde.evaluation.features.classifier.train_classifier", None)
     study_of(labels, digits, tmp_path).outcome(candidate, 6)

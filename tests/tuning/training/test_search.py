@@ -56,23 +56,23 @@ def test_optuna_hears_how_each_trial_ended():
     space = read_space({"train.lr": "log(1e-4, 1)", "sde.kind": ["vp", "ve"]})
     distributions = {axis.name: _make_distribution(axis.values) for axis in space.axes}
 
-    def told(state: str, *values: float):
+    def described(state: str, *values: float):
         reports = [Report(n, n + 1, 8 * (n + 1), {"m": value, "other": 9.0}) for n, value in enumerate(values)]
         trial = Trial(0, {"train.lr": 0.01, "sde.kind": "ve"}, "", state, "", 0.0, reports)
         found = _make_optuna_trial(space, trial, "m", distributions)
         assert found.params == {"train.lr": 0.01, "sde.kind": 1}
         return found.state.name, found.value, found.intermediate_values
 
-    assert told("finished", 3.0, 2.0) == ("COMPLETE", 2.0, {8: 3.0, 16: 2.0})
-    assert told("stopped", 3.0, 2.5)[0] == "PRUNED"
-    assert told("stopped", 3.0, 2.5)[2] == {8: 3.0, 16: 2.5}
-    assert told("running", 3.0) == ("RUNNING", None, {})
-    assert told("failed", 3.0) == ("FAIL", None, {})
-    assert told("finished", 3.0, math.inf) == ("FAIL", None, {})
-    assert told("stopped") == ("FAIL", None, {})
+    assert described("finished", 3.0, 2.0) == ("COMPLETE", 2.0, {8: 3.0, 16: 2.0})
+    assert described("stopped", 3.0, 2.5)[0] == "PRUNED"
+    assert described("stopped", 3.0, 2.5)[2] == {8: 3.0, 16: 2.5}
+    assert described("running", 3.0) == ("RUNNING", None, {})
+    assert described("failed", 3.0) == ("FAIL", None, {})
+    assert described("finished", 3.0, math.inf) == ("FAIL", None, {})
+    assert described("stopped") == ("FAIL", None, {})
 
 
-def test_optuna_is_told_of_what_failed_and_what_runs():
+def test_optuna_gets_what_failed_and_what_runs():
     space = read_space(SPACE)
     past = trials_of(
         ("failed", None, 0), ("failed", 1.0, 4), ("running", 2.0, 4), ("running", None, 0), ("finished", math.inf, 8)

@@ -12,7 +12,7 @@ from raysde.tuning.training.search import (
 )
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import Sweep
-from tests.support.sweeps import SPACE, Killed, run_sweep, told
+from tests.support.sweeps import SPACE, Killed, run_sweep, summary
 
 # the course of a sweep
 
@@ -27,7 +27,7 @@ def test_a_sweep_killed_anywhere_ends_as_if_it_never_was(tmp_path, halving):
         with pytest.raises(Killed):
             run_sweep(tmp_path / f"{at}", at=at, halving=halving)
         again = run_sweep(tmp_path / f"{at}", halving=halving)
-        assert told(again) == told(whole)
+        assert summary(again) == summary(whole)
         assert not again.left
 
 
@@ -127,7 +127,7 @@ def test_a_ledger_that_does_not_say_whether_a_report_was_the_last(tmp_path):
         for report in content["reports"]:
             del report["last"]
         file.write_text(json.dumps(content))
-    assert told(run_sweep(tmp_path, at=0)) == told(whole)
+    assert summary(run_sweep(tmp_path, at=0)) == summary(whole)
 
 
 def test_the_first_end_counts(tmp_path):

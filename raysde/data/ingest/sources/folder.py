@@ -72,22 +72,21 @@ class FolderPart:
     def _sample(self, item: FolderImage, reader: FileReader) -> Sample:
         if item.problem is not None:
             raise ValueError(item.problem)
-        told = read_sidecars(item.files, self.words, reader) if item.files else SidecarText()
-        if None not in (item.label, told.label) and item.label != told.label:
+        sidecar = read_sidecars(item.files, self.words, reader) if item.files else SidecarText()
+        if None not in (item.label, sidecar.label) and item.label != sidecar.label:
             raise ValueError(
-                f"image {item.name} has the label {told.label!r} in {summarise_names(item.files)} and {item.label!r} "
-                "by its "
-                "folder or in the metadata; make them equal or remove one"
+                f"image {item.name} has the label {sidecar.label!r} in {summarise_names(item.files)} and "
+                f"{item.label!r} by its folder or in the metadata; make them equal or remove one"
             )
-        label = told.label if item.label is None else item.label
+        label = sidecar.label if item.label is None else item.label
         try:
-            attributes = merge_attributes(item.attributes, told.attributes, self.words.attributes)
+            attributes = merge_attributes(item.attributes, sidecar.attributes, self.words.attributes)
         except ValueError as error:
             raise ValueError(f"image {item.name}: {error}") from error
-        captions, kept = item.captions or told.captions, {**told.kept, **item.kept}
+        captions, kept = item.captions or sidecar.captions, {**sidecar.kept, **item.kept}
         second = second_file(self.words.condition, kept, item.condition)
         condition = None if second is None else reader(second)
-        return Sample(item.name, reader(item.name), captions, label, told.unread, attributes, kept, condition)
+        return Sample(item.name, reader(item.name), captions, label, sidecar.unread, attributes, kept, condition)
 
 
 def open_folder(

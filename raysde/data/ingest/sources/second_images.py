@@ -73,5 +73,5 @@ def leave_seconds(images: Iterable[str], book: Book, seconds: Mapping[str, str])
 
 def second_file(condition: str | None, kept: dict[str, Value], beside: str | None) -> str | None:
     """Take the path of the second image out of ``kept``; without one there, return the file beside the image."""
-    told = kept.pop(condition, None) if condition is not None else None
-    return beside if told is None else str(told)
+    path = kept.pop(condition, None) if condition is not None else None
+    return beside if path is None else str(path)

@@ -19,29 +19,31 @@ from raysde.sampling import sampler
 from raysde.sampling.sampler import Samples
 from raysde.sde import Score
 
-UNTOLD = ("iterations", "resample")
+UNTRAINED = ("iterations", "resample")
 """Options of models that were not trained for the task."""
 
 
-def told_columns(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the columns of prompt files and requests that hold the images which a model is told."""
+def image_columns(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the columns of prompt files and requests that hold the images which a model takes as conditions."""
     if spec.image_condition is None:
         return ()
     return ("image", "mask") if isinstance(spec.image_condition, InpaintCondition) else ("image",)
 
 
-def read_told(spec: ModelSpec, files: Mapping[str, Sequence[tuple[str, bytes]]]) -> tuple[Tensor, Tensor | None]:
-    """Return images uint8 [B, C, H, W] that a model is told, and for inpainting masks bool [B, 1, H, W].
+def read_image_conditions(
+    spec: ModelSpec, files: Mapping[str, Sequence[tuple[str, bytes]]]
+) -> tuple[Tensor, Tensor | None]:
+    """Return images uint8 [B, C, H, W] that a model takes as conditions, and for inpainting masks bool [B, 1, H, W].
 
     Args:
-        files: name, for messages, and content of the image files of each column of :func:`told_columns`.
+        files: name, for messages, and content of the image files of each column of :func:`image_columns`.
 
     Raises:
         ValueError: naming the file that is no image or has another size than the model takes, or the missing column.
     """
     condition, (channels, height, width) = spec.image_condition, spec.image
     assert condition is not None
-    for column in told_columns(spec):
+    for column in image_columns(spec):
         if column not in files:
             raise ValueError(f"a column {column} is missing beside {', '.join(files)}; add it")
     if isinstance(condition, ColumnCondition):
@@ -55,34 +57,34 @@ def read_told(spec: ModelSpec, files: Mapping[str, Sequence[tuple[str, bytes]]])
     return images, torch.stack(masks)[:, None]
 
 
-def sample_told(model: ModelLike, images: Tensor, masks: Tensor | None, **drawing: Any) -> Drawn:
+def sample_with_images(model: ModelLike, images: Tensor, masks: Tensor | None, **drawing: Any) -> Drawn:
     """Sample images [B, C, H, W] by the task that the model was trained for.
 
     Args:
-        images, masks: result of :func:`read_told`; for a model of second images [B, C', H, W] those.
+        images, masks: result of :func:`read_image_conditions`; for a model of second images [B, C', H, W] those.
         drawing: arguments of :func:`raysde.inference.sample.sample`.
 
     Raises:
-        ValueError: as :func:`upscale_told` and :func:`inpaint_told`.
+        ValueError: as :func:`upscale_with_condition` and :func:`inpaint_with_condition`.
     """
     condition = model.spec.image_condition
     if isinstance(condition, ColumnCondition):
         return sample(model, condition_images=images, **drawing)
     if isinstance(condition, UpscaleCondition):
-        return upscale_told(model, condition, images, **drawing)
+        return upscale_with_condition(model, condition, images, **drawing)
     assert isinstance(condition, InpaintCondition)
     assert masks is not None
-    return inpaint_told(model, condition, images, masks, **drawing)
+    return inpaint_with_condition(model, condition, images, masks, **drawing)
 
 
-def upscale_told(
+def upscale_with_condition(
     model: ModelLike, condition: UpscaleCondition, images: Tensor, *, noise: float = 0.0, **drawing: Any
 ) -> Drawn:
-    """Sample images [B, C, H, W] of which the model is told smaller ones.
+    """Sample images [B, C, H, W] with smaller ones as the condition.
 
     Args:
         images: [B, C, H / factor, W / factor], uint8 or float in the data range.
-        noise: standard deviation of noise that is added to them, in levels of 255; the model is told it.
+        noise: standard deviation of noise that is added to them, in levels of 255; it is a condition too.
         drawing: arguments of :func:`raysde.inference.sample.sample`.
 
     Raises:
@@ -103,13 +105,13 @@ def upscale_told(
             small = small + level * rng.noise_from(streams)(small)
         return condition.given(small, small.new_full((len(small),), level))
 
-    return draw_told(model, len(images), planes, {"noise": noise}, drawing)
+    return sample_with_planes(model, len(images), planes, {"noise": noise}, drawing)
 
 
-def inpaint_told(
+def inpaint_with_condition(
     model: ModelLike, condition: InpaintCondition, images: Tensor, mask: Tensor, *, noise: float = 0.0, **drawing: Any
 ) -> Drawn:
-    """Fill in the unknown pixels of images [B, C, H, W] of which the model is told the known ones, which are kept.
+    """Fill in the unknown pixels of images [B, C, H, W], with the known ones, which are kept, as the condition.
 
     Args:
         images: uint8, or float in the data range.
@@ -127,12 +129,12 @@ def inpaint_told(
     def planes(rows: slice) -> Tensor:
         return condition.given(to_floats(model, images[rows]), known[rows].to(device_of(model)))
 
-    drawn = draw_told(model, len(images), planes, {}, drawing)
+    drawn = sample_with_planes(model, len(images), planes, {}, drawing)
     kept = to_pixels(model, to_floats(model, images), drawn.images.dtype).cpu()
     return replace(drawn, images=torch.where(known.cpu(), kept, drawn.images))
 
 
-def draw_told(
+def sample_with_planes(
     model: ModelLike,
     count: int,
     planes: Callable[[slice], Tensor],
@@ -149,7 +151,7 @@ def draw_told(
     Raises:
         ValueError: if an option is given that only other models have, or as :func:`raysde.inference.sample.sample`.
     """
-    for name in UNTOLD:
+    for name in UNTRAINED:
         if drawing.pop(name, None) is not None:
             raise ValueError(
                 f"{name} has no effect on a model that is trained for the task; leave it out, or give method"
