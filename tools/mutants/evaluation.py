@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("the inception score unshuffled", "raysde.evaluation.metrics.inception_score:inception_score", "logits[order].double()", "logits.double()", STATISTICS + " -k 'inception'"),
     Mutant("the inception score's error by N parts", "raysde.evaluation.metrics.inception_score:inception_score", "len(logits) / (len(parts) * len(part))", "len(logits) / len(part)", STATISTICS + " -k 'inception'"),
     Mutant("divergences turned round", "raysde.evaluation.metrics.inception_score:kl_divergences", "(p * (log_p - p.mean(dim=0).log()))", "(p.mean(dim=0) * (p.mean(dim=0).log() - log_p))", STATISTICS + " -k 'inception'"),
-    Mutant("influences in the shuffled order", "raysde.evaluation.metrics.inception_score:inception_score", "torch.cat(own)[order.argsort()]", "torch.cat(own)", STATISTICS + " -k 'own_image'"),
+    Mutant("influences in the shuffled order", "raysde.evaluation.metrics.inception_score:inception_score", "torch.cat(own)[order.argsort()]", "torch.cat(own)", STATISTICS + " -k 'place_of_its_image'"),
     Mutant("Wilson without its middle", "raysde.evaluation.metrics.intervals:wilson_interval", "(share + z2 / (2 * count)) / (1.0 + z2 / count)", "share", STATISTICS + " -k 'wilson'"),
     Mutant("a share beyond its interval", "raysde.evaluation.metrics.intervals:wilson_interval", "max(share, min(1.0, middle + half))", "min(1.0, middle + half)", STATISTICS + " -k 'wilson'"),
     Mutant("a comparison that forgets who drew from the same noise", "raysde.evaluation.metrics.jackknife:Influence.__sub__", "name: found - other.values[name] for", "name: (found**2 + other.values[name]**2)**0.5 for", STATISTICS + " -k 'paired'"),

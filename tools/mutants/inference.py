@@ -11,7 +11,7 @@ PROMPT_FILE = "tests/inference/test_prompt_file.py"
 SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
-    Mutant("second images of the first batch for all", "raysde.inference.second_images:second_planes", "images[rows].to(device_of(model))", "images[: rows.stop - rows.start].to(device_of(model))", "tests/conditioning/test_column.py -k 'sampling_tells'"),
+    Mutant("second images of the first batch for all", "raysde.inference.second_images:second_planes", "images[rows].to(device_of(model))", "images[: rows.stop - rows.start].to(device_of(model))", "tests/conditioning/test_column.py -k 'sampling_takes'"),
     Mutant("second images of any number of channels", "raysde.inference.second_images:second_planes", "if images.shape != wanted or", "if images.shape[2:] != wanted[2:] or", "tests/conditioning/test_column.py -k 'that_do_not_fit_are'"),
     Mutant("guidance away from the same image", "raysde.inference.guidance:Guidance.score", "torch.zeros_like(plain.encoded.image)", "plain.encoded.image", "tests/conditioning/test_images.py -k 'leads_away'"),
     Mutant("numbers of a batch those of the first", "raysde.inference.sample:draw_batches", "own = None if values is None else values[rows]", "own = None if values is None else values[: rows.stop - rows.start]", ATTRIBUTES + " -k 'prompt_file'"),
