@@ -12,21 +12,12 @@ from pydantic_core import to_jsonable_python
 
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config.data_sections import Attributes, Data, Latent
 from raysde.config.former import rename_former_keys
 from raysde.config.intervals import Interval
 from raysde.config.measuring import Keep, Validation
 from raysde.config.node import Node, PositiveInt
-from raysde.config.sections import (
-    Attributes,
-    Data,
-    Latent,
-    Name,
-    Resources,
-    Sampling,
-    Seed,
-    Tracking,
-    Train,
-)
+from raysde.config.sections import Name, Resources, Sampling, Seed, Tracking, Train
 from raysde.evaluation.metric import known_direction
 from raysde.io.near import did_you_mean
 from raysde.models.external_sde import ExternalSDE
