@@ -18,7 +18,8 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from raysde.checkpoints import checkpoint
-from raysde.evaluation.evaluate import Question, choose_network, evaluate
+from raysde.evaluation.evaluate import choose_network, evaluate
+from raysde.evaluation.question import Question
 from raysde.tuning.training.sweep import DEFAULT_METRIC
 
 FEWEST = 4

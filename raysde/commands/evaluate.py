@@ -168,7 +168,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the option, or the metric that the model or the data do not allow.
     """
-    from raysde.evaluation.evaluate import Question, evaluate, format_figures
+    from raysde.evaluation.evaluate import evaluate, format_figures
+    from raysde.evaluation.question import Question
     from raysde.io.filesystems import absolute_location, check_writable, write_json
     from raysde.registry import resolve_with_subject
 

@@ -17,10 +17,11 @@ from raysde.config.loading import RunConfig
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.evaluation.chunks import MeasuredRange
-from raysde.evaluation.evaluate import Question, choose_network, evaluate
+from raysde.evaluation.evaluate import choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.held_out import check_image_condition
 from raysde.evaluation.metric import Metric
+from raysde.evaluation.question import Question
 from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.shared import share_among_ranks, share_cache
 from raysde.evaluation.workload import REAL, Bench, Measure, measure_here

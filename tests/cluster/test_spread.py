@@ -22,9 +22,10 @@ from raysde.cluster.sample import draw_on_actors
 from raysde.conditioning.text import PretrainedText
 from raysde.data.dataset.manifest import write_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.evaluate import evaluate
 from raysde.evaluation.features.networks import FeatureNetwork, wrap_as_network
 from raysde.evaluation.generated import Drawer
+from raysde.evaluation.question import Question
 from raysde.evaluation.real import Real, RealImages
 from raysde.evaluation.selection import ImageConditions
 from raysde.evaluation.workload import DRAWN, REAL, Bench, measure_here

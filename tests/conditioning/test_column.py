@@ -32,9 +32,10 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits
 from raysde.data.ingest.samples import Sample
-from raysde.evaluation.evaluate import Question, choose_conditions
+from raysde.evaluation.evaluate import choose_conditions
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.held_out import check_image_condition
+from raysde.evaluation.question import Question
 from raysde.inference.bulk import Bulk, draw_all
 from raysde.inference.image_conditions import image_columns
 from raysde.inference.model import Model

@@ -27,13 +27,14 @@ from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.digits import TEMPLATES, WORDS, load_digits
 from raysde.evaluation import compute
 from raysde.evaluation.chunks import merge_parts
-from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.evaluate import evaluate
 from raysde.evaluation.features import classifier as judging
 from raysde.evaluation.features.classifier import Classifier, Judge, open_judge, shift_images
 from raysde.evaluation.features.networks import wrap_as_network
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.metric import choose_direction
 from raysde.evaluation.metrics import frechet
+from raysde.evaluation.question import Question
 from raysde.evaluation.real import Real, RealImages, Reference, merge_reference, open_reference
 from raysde.evaluation.report import read_report
 from raysde.evaluation.selection import ImageConditions, draw_conditions, read_images, select_rows, to_image_tensor

@@ -19,7 +19,7 @@ from raysde.data.dataset.view import View
 from raysde.data.ingest.digits import load_digits
 from raysde.evaluation import held_out
 from raysde.evaluation.chunks import merge_parts
-from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.evaluate import evaluate
 from raysde.evaluation.held_out import (
     ROUNDING,
     HeldOut,
@@ -29,6 +29,7 @@ from raysde.evaluation.held_out import (
     ssim,
 )
 from raysde.evaluation.metric import choose_direction
+from raysde.evaluation.question import Question
 from raysde.inference.guidance import Guidance
 from raysde.inference.model import Model
 from raysde.inference.ranges import split_range

@@ -16,11 +16,12 @@ from raysde.data.dataset.manifest import write_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.data.ingest.digits import load_digits
 from raysde.evaluation import memorisation
-from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.evaluate import evaluate
 from raysde.evaluation.features.networks import wrap_as_network
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.memorisation import TRAINING, UNSEEN, open_rows
 from raysde.evaluation.metrics.nearest import NEIGHBOURS
+from raysde.evaluation.question import Question
 from raysde.evaluation.workload import Bench, measure_here
 from raysde.images.png import is_own
 from raysde.registry import load

@@ -13,15 +13,9 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.evaluate import (
-    FEATURES,
-    LEAST,
-    Question,
-    choose_conditions,
-    choose_network,
-    evaluate,
-)
+from raysde.evaluation.evaluate import choose_conditions, choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
+from raysde.evaluation.question import FEATURES, LEAST, Question
 from raysde.evaluation.real_data import RealReader
 from raysde.evaluation.report import parse_figures
 from raysde.inference.model import Model
@@ -45,7 +39,7 @@ class Study:
         data: folder or URI of shards.
         metric: name from METRICS.
         features: feature network, as for `raysde evaluate`.
-        seed, split, reference, allow_few: see :class:`raysde.evaluation.evaluate.Question`.
+        seed, split, reference, allow_few: see :class:`raysde.evaluation.question.Question`.
         batch_size: number of images drawn at a time.
         cache: folder of real images' statistics and of judges; every worker must reach it.
         allow_code: True if checkpoint and features may name code.
