@@ -70,7 +70,7 @@ class HostCopies:
         self.begin()
 
     def begin(self) -> None:
-        """Begin to copy into the first place."""
+        """Begin a new set of copies, which takes the host memory of the previous set again."""
         self.used = 0
         self.device: torch.device | None = None
         self.event: torch.cuda.Event | None = None

@@ -12,6 +12,6 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Node(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are immutable."""
+    """Base class of a recipe's sections, which refuse unknown keys, NaN and infinity, and are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

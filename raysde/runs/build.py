@@ -131,7 +131,7 @@ def make_objective(run: Run) -> Objective:
 
 
 def make_schedule(run: Run) -> Schedule:
-    """Return the lengths and frequencies of the recipe."""
+    """Return the length of a run, and the steps between its checkpoints, validations, sample grids and log entries."""
     config, decay = run.config, run.config.train.decay
     return Schedule(
         steps=run.steps,

@@ -102,7 +102,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Related:
-    """``column symbol other`` of two columns."""
+    """A comparison of two columns of a row: ``column symbol other``."""
 
     column: str
     symbol: str

@@ -130,7 +130,7 @@ def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: in
 def train_classifier(
     classifier: Classifier, reader: RealReader, shape: tuple[int, int], seed: int, progress: Progress | None
 ) -> tuple[int, int]:
-    """Train in place, and return the number of held-out images that it reads correctly and the number of all.
+    """Train in place, and return the number of held-out images that it classifies correctly and the number of all.
 
     Raises:
         ValueError: if the data has no training rows, or a row has no label.
