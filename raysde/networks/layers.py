@@ -76,7 +76,8 @@ class Positional(nn.Module):
         self.width = 2 * half
         # on the meta device, where recipes are checked, arange would import torch._dynamo and sympy for a second
         exponents = torch.arange(half, dtype=torch.float32, device="cpu") / max(1, half - 1)
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
+        frequencies = torch.exp(-math.log(10_000.0) * exponents).to(torch.get_default_device())
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, times: Tensor) -> Tensor:
         angles = to_full_precision(times, self.frequencies)[:, None] * self.frequencies
