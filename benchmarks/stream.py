@@ -2,6 +2,7 @@
 
     pip install webdataset braceexpand                # peers; missing ones are skipped
     pip install --no-deps mosaicml-streaming brotli zstd xxhash python-snappy cramjam catalogue
+    pip install --no-deps litdata lightning-utilities obstore
     python benchmarks/stream.py --font NotoColorEmoji.ttf [--work DIR] [--count 6000] [--images 38400] [--repeats 3]
     python benchmarks/stream.py --font NotoColorEmoji.ttf --memory [--work DIR]
 
@@ -202,6 +203,8 @@ LOADERS: dict[str, tuple[Callable[[Path, int], Batches], str | None]] = {
     "webdataset, simplejpeg": (lambda work, images: webdataset(work, images, "simplejpeg"), "webdataset"),
     "mosaicml, Pillow": (lambda work, images: mosaicml(work, images, "pillow"), "streaming"),
     "mosaicml, simplejpeg": (lambda work, images: mosaicml(work, images, "simplejpeg"), "streaming"),
+    "litdata, Pillow": (lambda work, images: litdata(work, images, "pillow"), "litdata"),
+    "litdata, simplejpeg": (lambda work, images: litdata(work, images, "simplejpeg"), "litdata"),
 }
 """Each loader, and the package that it needs."""
 KINDS = ("raw", *LOADERS)
@@ -263,6 +266,36 @@ def measured_here(kind: str, work: Path, images: int) -> dict[str, float]:
     return consumed(LOADERS[kind][0](work, images + (WARMUP + BEYOND) * BATCH), images, begin)
 
 
+def to_chunk_item(entry: tuple[Path, str]) -> dict[str, Any]:
+    """Return an item of litdata's chunks: the file's bytes and the caption."""
+    path, caption = entry
+    return {"image": path.read_bytes(), "caption": caption}
+
+
+def write_chunks(work: Path) -> None:
+    """Write the files as litdata's chunks."""
+    optimize = importlib.import_module("litdata").optimize
+    where = str(work / "chunks")
+    optimize(to_chunk_item, list(files(work / "pictures")), where, chunk_bytes="16MB", num_workers=1)
+
+
+def litdata(work: Path, images: int, decoder: str) -> Batches:
+    """Return batches of LitData's StreamingDataset under its StreamingDataLoader, whose workers stay between epochs."""
+    library, decode = importlib.import_module("litdata"), DECODERS[decoder]
+
+    class Pictures(library.StreamingDataset):
+        def __getitem__(self, index: Any) -> tuple[Tensor, str]:
+            sample = super().__getitem__(index)
+            return decode(sample["image"]), sample["caption"]
+
+    data = Pictures(str(work / "chunks"), shuffle=True, drop_last=True)
+    loader = library.StreamingDataLoader(
+        data, batch_size=BATCH, num_workers=WORKERS, prefetch_factor=PREFETCH, persistent_workers=True
+    )
+    while True:
+        yield from channels_first(loader)
+
+
 def measure(kind: str, work: Path, images: int) -> dict[str, float]:
     """Return the result of :func:`measured_here` in a new process."""
     command = [sys.executable, __file__, "--measure", kind, "--work", str(work), "--images", str(images)]
@@ -283,6 +316,8 @@ def prepare(work: Path, font: str, count: int, kinds: list[str]) -> None:
         write_tars(work)
     if any(kind.startswith("mosaicml") for kind in kinds) and not (work / "mds-bytes" / "index.json").exists():
         write_mds(work)
+    if any(kind.startswith("litdata") for kind in kinds) and not (work / "chunks" / "index.json").exists():
+        write_chunks(work)
 
 
 def report(results: dict[str, list[dict[str, float]]]) -> None:
