@@ -1,5 +1,6 @@
 """The command line: errors are one sentence on stderr and exit status 2, before any worker starts."""
 
+import argparse
 import json
 import shlex
 from importlib import metadata
@@ -119,6 +120,8 @@ def test_every_command_explains_itself(capsys):
         assert f"raysde {FORMER.get(command, command)}" in said
         for action in described._actions:
             assert all(option in said for option in action.option_strings)
+            assert action.help, f"{command} {action.dest} has no help text, or a hidden one"
+            assert action.help != argparse.SUPPRESS, f"{command} {action.dest} is hidden"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,29 @@ def test_the_tree_of_the_readme_is_that_of_the_project():
     assert all((ROOT / name).exists() for name in tree[""])
 
 
+def test_the_wheel_takes_all_files_of_the_package():
+    """Each file beside the modules, such as a recipe, fits a pattern of the package data."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    given = project["tool"]["setuptools"]["package-data"]
+    packed = {path for name, patterns in given.items() for each in patterns
+              for path in (ROOT / name.replace(".", "/")).glob(each)}  # fmt: skip
+    files = {path for path in (ROOT / "raysde").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files <= packed
+    assert len(files) > 10
+
+
+def test_the_set_up_pins_every_dependency():
+    """Direct ones, of the package and of its extras for tests, lint and docs."""
+    pins = {
+        re.sub("[._]", "-", line.partition("==")[0]).lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *(each for name in ("test", "lint", "docs", "dev") for each in extras[name])]
+    names = {re.sub("[._]", "-", re.split(r"[\[<>=~; ]", each)[0]).lower() for each in wanted} - {"raysde"}
+    assert {name for name in names if name not in pins} == set()
+
+
 def test_what_the_readme_names_exists():
     """Paths in the table of what to change, names in the modules that it gives, and linked pages."""
     page = (ROOT / "README.md").read_text()

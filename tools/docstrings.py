@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-WORDS = ("Who", "Whose", "Whom", "What", "Whether", "Those", "That", "Of", "Which", "Where", "How")
+WORDS = ("Who", "Whose", "Whom", "What", "Whether", "Those", "That", "Of", "Which", "Where", "How", "If")
 OPENING = re.compile(rf"\s*({'|'.join(WORDS)})\b")
 
 

@@ -9,7 +9,9 @@ def add_config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "recipe", nargs="?", help="file or built-in recipe to check and print (default: explain all keys)"
     )
-    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="changed keys, such as sde.kind=ve"
+    )
     command.set_defaults(run=run_config)
 
 

@@ -60,7 +60,9 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `raysde plan`."""
     command.description = "Lists the rows of one training step of a recipe, before, during or after the run."
     command.add_argument("recipe", help="YAML file, or the name of a built-in recipe (raysde recipes lists them)")
-    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="changed keys, such as data.path=SHARDS"
+    )
     command.add_argument("--step", type=int, required=True, help="number of the step, from 0")
     command.set_defaults(run=run_plan)
 

@@ -12,7 +12,9 @@ def add_demo_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", default="out/demo", help="output folder; an earlier demo there is replaced (default %(default)s)"
     )
-    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="changed keys of the recipe digits"
+    )
     command.set_defaults(run=run_demo)
 
 

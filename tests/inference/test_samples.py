@@ -116,5 +116,9 @@ def test_a_grid_has_a_column_for_each_of_at_most_twenty_prompts(kinds, columns):
     """Otherwise it is as square as possible: the smallest whole number whose square holds all images."""
     count = 9 if kinds == 1 else 2 * kinds
     prompts = [f"prompt {index % kinds}" for index in range(count)]
-    grid = Drawn(torch.zeros(count, 1, 96, 96, dtype=torch.uint8), prompts, 0, 1).grid()
+    images = torch.zeros(count, 1, 96, 96, dtype=torch.uint8)
+    grid = Drawn(images, prompts, 0, 1).grid()
     assert grid.width == columns * (96 + 1) + 1
+    shown = make_grid(images, columns, captions=prompts)
+    assert grid.tobytes() == shown.tobytes()  # under the prompts
+    assert grid.height > make_grid(images, columns).height

@@ -142,7 +142,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
 
 
 def test_dropped_rows_see_the_empty_caption(made, tmp_path):
-    """If every condition is dropped, the loss does not depend on the captions' vectors."""
+    """The loss does not depend on the captions' vectors where every condition is dropped."""
     manifest, encoder, _ = made
     run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
     state, task = stirred(run), make_objective(run)

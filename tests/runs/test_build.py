@@ -382,7 +382,7 @@ def test_other_data_cannot_continue_a_run(recipe, monkeypatch):
 
 
 def test_the_seed_is_that_of_weights_rows_and_order(recipe):
-    """If one of the three had another seed, different runs would share it."""
+    """Different runs would share one of the three if it had another seed."""
 
     def of(seed: int) -> list[list[float]]:
         found = built(recipe, {"seed": seed, "validation.rows": 24})

@@ -132,8 +132,8 @@ def test_blocks_are_those_of_the_reader(both, tmp_path):
 
 def test_held_out_rows_follow_the_weights(both, tmp_path):
     """They are never trained on."""
-    run = mixed(both, tmp_path, weights=(1, 1), validation__rows=21)
-    assert [(run.held_out < 120).sum(), (run.held_out >= 120).sum()] == [11, 10]
+    run = mixed(both, tmp_path, weights=(3, 1), validation__rows=20)
+    assert [(run.held_out < 120).sum(), (run.held_out >= 120).sum()] == [15, 5]
     seen = np.concatenate([each.rows for each in batches_of(run, 0, 30)])
     assert set(seen) == set(range(190)) - set(run.held_out.tolist())
 

@@ -72,7 +72,7 @@ def test_lognormal_noise_levels():
 
 @pytest.mark.parametrize("name", SDES)
 def test_lognormal_times_reach_below_the_sampler(name):
-    """If training reaches below the sampler's floor, half of the noise levels lie below the level at half that
+    """Half of the noise levels lie below the level at half the sampler's floor if training reaches below that
     floor."""
     sde = SDES[name]
     low = max(0.5 * sde.sample_floor, sde.train_floor)

@@ -141,7 +141,7 @@ def test_an_open_data_set_takes_a_few_bytes_a_shard(tmp_path):
 
     def look_up():
         manifest = read_manifest(str(tmp_path))
-        return manifest.fingerprint, manifest.starts, manifest.shapes, manifest.rows_in("train")
+        return manifest.fingerprint, manifest.starts, manifest.shapes, manifest.rows_in("train"), manifest.shards[50]
 
     taken = []
     for count in (100, 20_100):

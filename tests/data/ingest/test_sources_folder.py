@@ -328,7 +328,7 @@ def test_a_name_that_several_images_have_is_refused(tmp_path, file, document):
 
 
 def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
-    """If most keys are images, the document describes images, and a key without an image is named."""
+    """A document most of whose keys are images describes images, and a key without an image is named."""
     folder = write_json(
         write_images(tmp_path / "f", ["1", "2"]), "captions.json", {"1": "one", "2": "two", "3": "three"}
     )
