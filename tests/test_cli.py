@@ -118,6 +118,7 @@ def test_every_command_explains_itself(capsys):
         assert ended.value.code == 0
         said = capsys.readouterr().out
         assert f"raysde {FORMER.get(command, command)}" in said
+        assert described.description, f"{command} has no description"
         for action in described._actions:
             assert all(option in said for option in action.option_strings)
             assert action.help, f"{command} {action.dest} has no help text, or a hidden one"

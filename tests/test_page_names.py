@@ -21,7 +21,7 @@ from tests.support.names import resolved
 from tests.support.pages import DOCS, read_blocks
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -114,6 +114,17 @@ def wrong_keys(text: str) -> list[str]:
     found = [match for token in CODE.findall(text) if (match := KEY.fullmatch(token))]
     keys = [match[1] for match in found if match[1].partition(".")[0] in sections]
     return [key for key in keys if key.rpartition(".")[2] not in FILES and not known(key)]
+
+
+@EVERY
+def test_a_row_of_a_table_follows_a_row(page):
+    """A blank line within a table ends it, and the rows below would be shown as text."""
+    lines, fenced = ["", *page.read_text().splitlines(), ""], False
+    for number, line in enumerate(lines[1:-1], 1):
+        fenced ^= line.lstrip().startswith("```")
+        if line.startswith("|") and not fenced:
+            begins = lines[number + 1].startswith("|-")
+            assert begins or lines[number - 1].startswith("|"), f"line {number}: {line[:60]}"
 
 
 @EVERY

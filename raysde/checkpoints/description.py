@@ -352,7 +352,7 @@ def choose_checkpoint(
         return chosen
     if faults:
         raise ValueError(
-            f"no checkpoint in {where} is whole: {faults[0]}; restore it from a copy, or remove the folder or choose "
-            "another name to train from the beginning"
+            f"no checkpoint in {where} is whole: {faults[0]}; restore it from a copy. To train from the "
+            "beginning, choose another name or remove the folder"
         )
     return None

@@ -56,7 +56,7 @@ def find_checkpoint(folder: Path, name: str, say: Callable[[str], None] | None =
     of_step = [each for each in found if each.step == int(match[1])]
     if not of_step:
         steps = ", ".join(str(each.step) for each in reversed(found))
-        raise ValueError(f"{folder}@{name}: the run has no checkpoint of that step; there are {steps}")
+        raise ValueError(f"{folder}@{name}: the run has no checkpoint of step {match[1]}; its steps are {steps}")
     return _check(of_step[0])
 
 

@@ -229,6 +229,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def choose_data(args: argparse.Namespace, folder: Path) -> "str | RealReader":
     """Return the real images that the options ask for; without ``--data``, those of the run that trained the model.
 
+    The location of a data set stands for all rows of its newest version.
+
     Args:
         folder: folder of the model.
 

@@ -88,4 +88,6 @@ def read_array(path: str) -> "Tensor":
         raise ValueError(f"--start {path} cannot be read as a .npy or .safetensors file: {error}") from None
     if len(tensors) != 1 or tensors[0].ndim != 4 or not tensors[0].is_floating_point():
         raise ValueError(f"--start {path} must hold one array of floats [N, C, H, W]")
+    if not tensors[0].isfinite().all():
+        raise ValueError(f"--start {path} holds NaN or infinity; give finite numbers")
     return tensors[0].float()

@@ -106,7 +106,11 @@ class InpaintCondition:
         """Accept images of any shape (channels, height, width)."""
 
     def planes(self, channels: int, fold: int = 1) -> int:
-        """Return the number of planes for images of ``channels``: the known pixels, and their mask."""
+        """Return the number of planes for images of ``channels``: the known pixels, and their mask.
+
+        Args:
+            fold: pixels on a side for each pixel of the network's input, of no use here.
+        """
         return channels + 1
 
     def draw(self, x0: Tensor, rng: torch.Generator) -> Tensor:

@@ -100,7 +100,9 @@ def _read_content(path: str | Path) -> Any:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"report {path} cannot be read: {error.strerror}") from None
+        raise ValueError(
+            f"report {path} cannot be read: {error.strerror}; `raysde evaluate --output {path}` writes one"
+        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"report {path} is not UTF-8: {error.reason} at byte {error.start}") from None
     return read_json(text, f"report {path}")

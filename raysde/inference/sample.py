@@ -304,6 +304,8 @@ def requested_shape(
         raise ValueError(
             f"start must be floats of shape {[count, *shape]}, got {start.dtype} of shape {list(start.shape)}"
         )
+    if start is not None and not start.isfinite().all():
+        raise ValueError("start holds NaN or infinity; give finite numbers")
     return (count, *shape)
 
 

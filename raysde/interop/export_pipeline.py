@@ -63,7 +63,10 @@ def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -
     """
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
-        raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
+        raise ValueError(
+            f"network.kind={spec.network.kind} is no class of diffusers; only models of network.kind=diffusers "
+            "are exported"
+        )
     if spec.attributes:
         names = ", ".join(each.name for each in spec.attributes)
         raise ValueError(

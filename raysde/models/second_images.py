@@ -31,8 +31,8 @@ def check_column(condition: ColumnCondition, manifest: Manifest, what: str) -> C
     found = manifest.condition
     if found is None:
         raise ValueError(
-            f"{what}: the data set at {manifest.path} has no condition image; ingest it with "
-            "`raysde ingest --condition-image`"
+            f"{what}: the data set at {manifest.path} has no second images; ingest it with "
+            "`raysde ingest --condition-image NAME`"
         )
     for key, wanted, there in (
         ("name", condition.name, found.name), ("channels", condition.channels, found.channels)

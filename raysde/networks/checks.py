@@ -76,7 +76,8 @@ def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], atten
     factor = 2 ** (len(multipliers) - 1)
     if image[1] % factor or image[2] % factor:
         raise ValueError(
-            f"network.multipliers has {len(multipliers)} levels: image size {image[1:]} must be divisible by {factor}"
+            f"network.multipliers has {len(multipliers)} levels: the image size {list(image[1:])} must be divisible "
+            f"by {factor}; set another data.image_size, or fewer levels"
         )
     heights = [image[1] // 2**level for level in range(len(multipliers))]
     if unknown := set(attention) - set(heights):

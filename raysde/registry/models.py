@@ -100,7 +100,8 @@ def list_aliases(client: MlflowClient, name: str) -> dict[str, str]:
         names = sorted(model.name for model in list_registered_models(client))
         raise ValueError(
             f"no model named {name!r} is registered at {client.tracking_uri}; there are "
-            f"{', '.join(names) or 'none at all'}{did_you_mean(name, names)}"
+            f"{', '.join(names) or 'none at all'}{did_you_mean(name, names)}; raysde train or raysde register makes "
+            "one, and --tracking-uri names another store"
         ) from None
 
 

@@ -164,7 +164,11 @@ def refuse_living(folder: str) -> None:
 
 
 def await_expiry(claims: Claims, found: Claim, speak: Callable[[str], None]) -> Claim | None:
-    """Wait until the newest claim of a run is free or has expired, and return it.
+    """Wait until the newest claim of a run is free or has expired, and return it; None if no claim is left.
+
+    Args:
+        found: newest claim, which expires ``found.seconds`` seconds after its last sign of life.
+        speak: called once with a sentence if the wait takes long.
 
     Raises:
         ValueError: if its command lives.

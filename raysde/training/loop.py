@@ -269,6 +269,11 @@ def run_due_actions(
 ) -> bool:
     """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop.
 
+    Args:
+        validate, quality, beside: see :func:`fit`.
+        clock: rate of images since the last log entry.
+        agreement: what the ranks agreed on about this step.
+
     Raises:
         FloatingPointError: as :func:`flush_losses`.
     """

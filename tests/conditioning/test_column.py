@@ -138,7 +138,7 @@ def test_recipes_that_do_not_fit_get_a_sentence(edges, tmp_path):
             opened(column_recipe(data, tmp_path, **changes))
 
     bare = write_digit_shards(tmp_path / "bare", rows=20)
-    refuse("image_condition.kind=column: the data set at .* has no condition image; ingest it with", bare)
+    refuse("image_condition.kind=column: the data set at .* has no second images; ingest it with", bare)
     refuse("the name is depth, and the condition image of .* has edges", image_condition__name="depth")
     refuse("the channels is 3, and the condition image of .* has 1", image_condition__channels=3)
     refuse("channels must be 1, 3 or null, got 2", image_condition__channels=2)
@@ -450,9 +450,7 @@ def test_evaluation_draws_for_the_conditions_of_held_out_rows(edges, tmp_path):
     with pytest.raises(ValueError, match=r"bpd: the model has an image condition \(image_condition.kind=column\)"):
         check_image_condition(model.spec.image_condition, ("bpd",))
     bare = write_digit_shards(tmp_path / "bare", rows=30)
-    with pytest.raises(
-        ValueError, match=r"the model takes a condition image: the data set at .* has no condition image"
-    ):
+    with pytest.raises(ValueError, match=r"the model takes a condition image: the data set at .* has no second images"):
         choose_conditions(model, Reader(bare), question)
 
 

@@ -255,3 +255,6 @@ def test_a_walk_may_begin_anywhere_and_take_any_times(exact):
             exact.sample(n=5, start=wrong, size=8)
     with pytest.raises(ValueError, match="start must be floats"):
         exact.sample(n=4, start=start)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="start holds NaN or infinity"):
+            exact.sample(n=5, start=start.clone().index_fill_(0, torch.tensor([3]), bad))

@@ -232,7 +232,7 @@ def test_mistakes_in_a_network_are_named(overrides, culprit):
         ({"preset": "ddpmpp_cifar10"}, r"network\.attention names resolutions \[16\], the levels have \[8, 4, 2, 1\]"),
         (
             {"preset": "ncsnpp_ffhq256"},
-            r"network\.multipliers has 7 levels: image size \(8, 8\) must be divisible by 64",
+            r"network\.multipliers has 7 levels: the image size \[8, 8\] must be divisible by 64",
         ),
         (
             {"kind": "ncsnpp", "channels": 12, "multipliers": [1], "attention": [8], "head_channels": 8},

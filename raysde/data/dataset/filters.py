@@ -27,6 +27,7 @@ from raysde.data.dataset.filter_terms import (
 from raysde.io.near import did_you_mean
 
 LONGEST = 100_000
+EXAMPLE = "; write comparisons, such as score > 5 and width >= 256"
 """Largest number of characters of a filter."""
 SYMBOLS: dict[type[ast.cmpop], str] = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
@@ -88,7 +89,7 @@ def _read(text: str) -> ast.expr:
         return ast.parse(" ".join(text.split("\n")).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         hint = "; write == to compare" if re.search(r"[^=!<>]=[^=]", text) else ""
-        raise ValueError(f"{text[:80]!r} is no filter: {getattr(error, 'msg', error)}{hint}") from None
+        raise ValueError(f"{text[:80]!r} is no filter: {getattr(error, 'msg', error)}{hint or EXAMPLE}") from None
 
 
 def _parse(node: ast.expr) -> Filter:

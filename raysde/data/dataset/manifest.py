@@ -290,7 +290,7 @@ def _suggest_remedy(path: str) -> str:
     system, inside = open_filesystem(absolute_location(path))
     about = system.get_file_info(inside)
     if about.type == pafs.FileType.File:
-        return f"it is a file, and training reads shards: make them with `raysde ingest {path} SHARDS`"
+        return f"it is a file, and raysde reads shards: make them with `raysde ingest {path} SHARDS`"
     names = [each.base_name for each in system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))]
     if INGESTING in names:
         return "`raysde ingest` was interrupted there: repeat its command, or remove the folder"
@@ -298,7 +298,7 @@ def _suggest_remedy(path: str) -> str:
         return f"make one with `raysde ingest SOURCE {path}`"
     more = ", ..." if len(names) > 1 else ""
     return (
-        f"it holds other files ({sorted(names)[0]}{more}), and training reads shards: make them in a new folder with "
+        f"it holds other files ({sorted(names)[0]}{more}), and raysde reads shards: make them in a new folder with "
         f"`raysde ingest {path} SHARDS`, and name SHARDS instead"
     )
 

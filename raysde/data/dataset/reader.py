@@ -221,7 +221,9 @@ class Reader:
         """
         condition = self.manifest.condition
         if condition is None:
-            raise ValueError(f"the data set at {self.manifest.path} has no condition images; ingest it with them")
+            raise ValueError(
+                f"the data set at {self.manifest.path} has no second images; ingest it with --condition-image NAME"
+            )
         shard = self._shard_of(row)
         group, place = divmod(row - self.manifest.starts[shard], self.manifest.row_group)
         table = self.groups.read(shard, group, [f"{CONDITION}.bytes"])

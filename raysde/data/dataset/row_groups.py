@@ -83,6 +83,8 @@ class RowGroups(Generic[Group]):
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
         """Yield (position in ``rows``, row group, position in the row group) of each of the rows [B], group by group.
 
+        Rows are numbered from 0 over all shards, in the manifest's order.
+
         Row groups of a remote store are read in parallel, up to ``AHEAD`` at a time.
 
         Raises:

@@ -120,7 +120,7 @@ def attempt_step(
 
     Args:
         y, slope: state and dy/dt at times t [B], both [B, N].
-        rtol, atol: tolerances of :func:`integrate_ode`; a row's step is good if its result is below 1.
+        rtol, atol: tolerances of :func:`integrate_ode`; a row's step is good if its error is below 1.
     """
     width = h.to(y.dtype)[:, None]
     slopes = [slope]

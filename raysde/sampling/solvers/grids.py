@@ -81,7 +81,7 @@ def check_times(times: Tensor, sde: SDE) -> Tensor:
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0.0).all():
-        raise ValueError("times must be at least two falling times")
+        raise ValueError("times must fall from noise to data, and be two or more, such as 1, 0.5, 0.1, 0.001")
     if not (times[0] <= sde.ceiling and times[-1] >= 0.0 and math.isfinite(sde.log_snr(times[-1]).item())):
         raise ValueError(
             f"times must lie above 0 and at or below the SDE's ceiling {sde.ceiling}, "

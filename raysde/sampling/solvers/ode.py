@@ -13,7 +13,8 @@ from raysde.sampling.solvers.trajectory import Walk
 
 
 def euler(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Return x [B, ...] after Euler's step from the grid's time ``index`` to ``index + 1``, twice.
+    """Return x [B, ...] after Euler's step from the grid's time ``index`` to ``index + 1``, with and without the step's
+    noise, of which there is none.
 
     It equals DDIM's step with eta = 0 (Song, Meng and Ermon 2021, section 4.3).
     """
@@ -34,7 +35,7 @@ def step_ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
 
 def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Return x [B, ...] after Heun's step from the grid's time ``index`` to ``index + 1`` (Karras et al. 2022, alg.
-    1), twice."""
+    1), with and without the step's noise, of which there is none."""
     first = walk.eps(x, index)
     second = walk.eps(step_ratios(walk, x, index, first), index + 1)
     step = step_ratios(walk, x, index, 0.5 * (first + second))
@@ -43,7 +44,7 @@ def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Return x [B, ...] after a classical Runge-Kutta step of order 4 from the grid's time ``index`` to ``index +
-    1``, twice."""
+    1``, with and without the step's noise, of which there is none."""
     noise_to_signal = [walk.sigma[i] / walk.alpha[i] for i in (index, index + 1)]
     width, middle = noise_to_signal[1] - noise_to_signal[0], 0.5 * (noise_to_signal[0] + noise_to_signal[1])
     t = walk.quantity(walk.sde.time_at, -2.0 * math.log(middle))

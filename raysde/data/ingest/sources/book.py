@@ -103,7 +103,12 @@ class Book:
         self.columns = True
 
     def miss(self, name: str, where: str) -> None:
-        """Refuse a described image that is absent, and suggest images whose names differ only in case or suffix."""
+        """Record the error sentence of a described image that is absent, with images of similar names.
+
+        Args:
+            name: path in the description, which differs from the suggested ones in case or suffix only.
+            where: place of the description's row, for the message.
+        """
         alike = self._alike.get(_fold_name(name))
         hint = f", which has {summarise_names([repr(other) for other in alike])}" if alike else ""
         self.refuse(name, f"{where}: image {name!r} is not among the images of the source{hint}")

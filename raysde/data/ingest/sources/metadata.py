@@ -13,7 +13,7 @@ from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, 
 
 
 def metadata_files(listing: Listing) -> list[str]:
-    """Return the tables that describe the images.
+    """Return the tables that describe the images, as paths in the source.
 
     These are all files metadata.jsonl, else all metadata.csv and metadata.tsv, else the only table.
 

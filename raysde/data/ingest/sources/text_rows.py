@@ -16,7 +16,11 @@ Refuse = Callable[[str, str, dict[str, Any]], None]
 
 
 def raise_refusal(place: str, sentence: str, row: dict[str, Any]) -> None:
-    """Raise ValueError with the sentence, so that one wrong row refuses the file."""
+    """Refuse a file for one wrong row; a :data:`Refuse` whose place and row are not used.
+
+    Raises:
+        ValueError: with ``sentence``.
+    """
     raise ValueError(sentence)
 
 
