@@ -55,7 +55,7 @@ def test_a_folder_with_the_sign_in_its_name_is_that_folder(folder):
 
 @pytest.mark.parametrize(
     ("name", "culprit"),
-    [("bst", r"did you mean best\?"), ("11", "no checkpoint of that step; there are 10, 20, 30"), ("", "best, last")],
+    [("bst", r"did you mean best\?"), ("11", "no checkpoint of step 11; its steps are 10, 20, 30"), ("", "best, last")],
 )
 def test_a_checkpoint_that_is_not_there_is_named(folder, name, culprit):
     with pytest.raises(ValueError, match=culprit):

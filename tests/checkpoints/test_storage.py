@@ -87,7 +87,10 @@ def test_many_checkpoints_without_their_description_are_no_beginning(run, remote
         shutil.rmtree(run / checkpoint.checkpoint_name(step))
     for step in lost:
         (run / checkpoint.checkpoint_name(step) / "checkpoint.json").unlink()
-    with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*another name to train from"):
+    with pytest.raises(
+        ValueError,
+        match=r"no checkpoint in fake://runs/digits is whole: .*To train from the beginning, choose another name",
+    ):
         storage.fetch_newest_checkpoint(remote, "digits")
 
 

@@ -173,7 +173,7 @@ def test_the_command_begins_at_the_given_start(folder, tmp_path):
     [
         (["--path", "1"], "--path must be at least 2"),
         (["--times", "1,b"], "--times '1,b' must be numbers"),
-        (["--times", "0.1,0.5"], "falling times"),
+        (["--times", "0.1,0.5"], "times must fall"),
         (["--times", "1,0.5", "--steps", "3"], "--times already fixes the steps: leave out --steps"),
         (["--times", "1,0.5", "--grid", "edm", "--set", "rho=3"], "leave out --grid and --rho"),
         (["--start", "nowhere.npy"], "nowhere.npy cannot be read"),
