@@ -55,20 +55,24 @@ def train_here(
     batches = extend_batches(read(state.position, stop), stop, state, run.steps, read)
     check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
     quality = make_quality(run, state.model, world)
-    with Saver(run, state, world, confirm=confirm) as saver:
-        kept = sink if world.is_first else None
-        hooks = RunHooks(run, kept, saver.save, should_stop, saver.snapshot, check, saver.restore)
-        fit(
-            state,
-            batches,
-            make_objective(run),
-            make_schedule(run),
-            hooks,
-            world,
-            validate=make_validator(run, world),
-            quality=quality,
-            compile=run.config.train.compile,
-        )
+    try:
+        with Saver(run, state, world, confirm=confirm) as saver:
+            kept = sink if world.is_first else None
+            hooks = RunHooks(run, kept, saver.save, should_stop, saver.snapshot, check, saver.restore)
+            fit(
+                state,
+                batches,
+                make_objective(run),
+                make_schedule(run),
+                hooks,
+                world,
+                validate=make_validator(run, world),
+                quality=quality,
+                compile=run.config.train.compile,
+            )
+    except OSError:
+        confirm()  # a command that took the run over may have removed what this one was writing or removing
+        raise
     return state
 
 

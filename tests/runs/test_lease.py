@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.fs as pafs
 import pytest
@@ -257,6 +258,23 @@ def train_command(tmp_path, *overrides: str) -> list[str]:
 
 def steps_of(tmp_path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (tmp_path / "runs" / "small").glob("step_*"))
+
+
+@pytest.mark.parametrize(("lost", "raised"), [(True, TakenOver), (False, FileNotFoundError)])
+def test_a_file_that_is_gone_after_a_run_was_taken_over(digits, tmp_path, monkeypatch, lost, raised):
+    """The command that lost the run says so; without another command, the file is the error."""
+
+    def confirm() -> None:
+        if lost:
+            raise TakenOver("run 'small' was taken over by another command")
+
+    def save(*_: object) -> None:
+        raise FileNotFoundError(2, "Cannot delete directory", "step_000000002")
+
+    monkeypatch.setattr("raysde.runs.local.Saver.save", save)
+    run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path / "runs", checkpoint_every=2, text=None)))
+    with pytest.raises(raised):
+        train_here(run, None, lease=SimpleNamespace(check=lambda: None, confirm=confirm))
 
 
 @pytest.mark.timeout(1500)

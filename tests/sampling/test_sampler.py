@@ -446,7 +446,7 @@ def test_correctors_need_a_forward_sde():
         ({"corrector_steps": -1}, "corrector_steps"),
         ({"times": torch.tensor([1.2, 0.5])}, "ceiling 1.0"),
         ({"times": torch.tensor([1.0, 0.0])}, "above 0"),
-        ({"times": torch.tensor([0.2, 0.5])}, "falling"),
+        ({"times": torch.tensor([0.2, 0.5])}, "times must fall"),
         ({"start": torch.zeros(3, 2)}, "start has shape"),
         ({"generator": [torch.Generator()] * 2}, "generators"),
     ],

@@ -46,4 +46,5 @@ MUTANTS = [
     Mutant("a run that is over before its results", "raysde.runs.resume:is_run_over", "run.config.validation.is_beside and open_steps(found.state)", "False", "tests/cluster_without_ray/test_beside.py -k 'not_over'"),
     Mutant("trials on the newest version", "raysde.runs.data_record:pin_sweep", "or version\n", "and version\n", "tests/cluster_without_ray/test_sweep_versions.py"),
     Mutant("a sweep that trusts an older one's fingerprint alone", "raysde.runs.data_record:pin_sweep", "read_record(folder_of(config)) or (", "(", "tests/cluster_without_ray/test_sweep_versions.py -k 'several'"),
+    Mutant("a file that is gone for a run that was taken over", "raysde.runs.local:train_here", "        confirm()  # a command", "        pass  # a command", "tests/runs/test_lease.py -k 'gone_after'"),
 ]  # fmt: skip
