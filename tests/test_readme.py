@@ -70,5 +70,5 @@ def test_own_images_from_a_folder_to_a_champion(desk):
     shell(desk, f"{sys.executable} {desk.parent / 'lines.py'}")
     assert len(list((desk / "many").rglob("*.parquet"))) == 1
     found = subprocess.run(["git", "status", "--porcelain"], cwd=desk, capture_output=True, text=True, check=True)
-    ours = {".gitignore", "PHOTOS/", "a.png", "keep.png", "prompts.txt"}
+    ours = {".gitignore", "CATALOGUE/", "MORE_PHOTOS/", "PHOTOS/", "a.png", "keep.png", "prompts.txt"}
     assert {line[3:] for line in found.stdout.splitlines()} == ours, "what the commands write is not in .gitignore"
