@@ -46,7 +46,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and one sentence."""
         if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
-            message += did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
+            choices = [choice for choice in re.findall(r"'([^']*)'", match[2]) if choice not in FORMER]
+            message = message.replace(match[2], ", ".join(map(repr, choices))) + did_you_mean(match[1], choices)
         super().error(message)
 
     def unrecognized(self, words: Sequence[str]) -> NoReturn:

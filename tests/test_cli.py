@@ -103,10 +103,21 @@ def test_sample_refuses(capsys, places, tmp_path):
     assert "--device" in refused(capsys, "sample", run, "--device", "toaster")
     assert "no model named" in refused(capsys, "sample", "models:/x@y", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
     assert "nowhere" in refused(capsys, "sample", "nowhere")
+    weights = str(next((tmp_path / "runs" / "digits").rglob("*.safetensors")))
+    assert "it is a file, and a checkpoint is a folder" in refused(capsys, "sample", weights)
     for count in ("0", "-2"):
         assert f"-n must be at least 1, got {count}" in refused(capsys, "sample", run, "-n", count, "--prompt", "a")
     assert main(["sample", run, "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
     assert (tmp_path / "drawn" / "grid.png").exists()
+
+
+def test_former_commands_are_no_choices(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["settel"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "'tune-sampler', 'import'" in said
+    assert not any(repr(former) in said for former in FORMER)
 
 
 def test_every_command_explains_itself(capsys):

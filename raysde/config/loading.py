@@ -109,7 +109,8 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
     try:
         text = Path(resolve_builtin(what, path)).expanduser().read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{what} {path} cannot be read: {error.strerror}; {suggest_builtin(what, path)}") from error
+        hint = f"the {what} comes first, the overrides after it" if "=" in str(path) else suggest_builtin(what, path)
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}; {hint}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
     tree = read_yaml(text, f"{what} {path}")
@@ -214,7 +215,10 @@ def _describe_error(error: ValidationError) -> str:
     if first["type"] == "union_tag_not_found" and isinstance(given, Mapping):
         return f"key '{where}.kind' is required"
     if first["type"] in ("model_type", "model_attributes_type", "dataclass_type", "union_tag_not_found"):
-        remedy = f"{OFF[where]} switches it off" if where in OFF else f"set its keys, such as {where}.KEY=VALUE"
+        keys = [key for key in meanings if key.startswith(f"{where}.")]
+        # the keys of an entry of a list, such as data.mix.0, are not listed
+        leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)] or [f"{where}.KEY"]
+        remedy = f"{OFF[where]} switches it off" if where in OFF else f"set its keys, such as {leaves[0]}=VALUE"
         message = f"it is a section of keys, got {json.dumps(given, default=str)}; {remedy}"
     shown = f", got {json.dumps(given, default=str)}" if not isinstance(given, dict) and "got" not in message else ""
     return f"{where}: {message}{shown}" if where else message

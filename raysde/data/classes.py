@@ -65,7 +65,7 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
         ValueError: if the model has no classes, or a label is neither a class name nor an int.
     """
     if not classes:
-        raise ValueError("a class label was given, but the model has no classes; leave labels out")
+        raise ValueError("a class label was given, but the model has no classes; leave the labels out")
     places = {name: number for number, name in enumerate(names)}
     found = []
     for label in labels:
@@ -109,7 +109,7 @@ def class_name(value: Any) -> Any:
 def describe_unknown(label: str, classes: int, names: Sequence[str]) -> str:
     """Return an error sentence for a label that is no class; it suggests a similar name and lists the classes."""
     if not classes:
-        return f"{label!r} is no class: the model has no classes"
+        return f"{label!r} is no class: the model has no classes; leave the labels out"
     if not names:
         return f"{label!r} is no class number: the model stores no class names; give a number from 0 to {classes - 1}"
     found = find_nearest(label, names)

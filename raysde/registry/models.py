@@ -134,7 +134,8 @@ def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
     if name is not None and folder.is_dir():
         return find_checkpoint(folder, name, say)
     if name is not None or not folder.is_dir():
-        hint = interop.download_hint(source)
+        is_file = name is None and folder.is_file()
+        hint = "; it is a file, and a checkpoint is a folder" if is_file else interop.download_hint(source)
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or interop.is_pipeline(folder):
         return folder

@@ -93,7 +93,9 @@ def test_length_in_steps(length, steps):
         (["network.kind=external"], "network.factory"),
         (["text=null"], "sampling.prompts"),
         (["text=off"], r"^text: it is a section of keys, got false; text=null switches it off$"),
-        (["train=7"], r"^train: it is a section of keys, got 7; set its keys, such as train\.KEY=VALUE$"),
+        (["train=7"], r"^train: it is a section of keys, got 7; set its keys, such as train\.length\.steps=VALUE$"),
+        (["train.length=20"], r"^train\.length: .* such as train\.length\.steps=VALUE$"),
+        (["sde=vp"], r"^sde: .* such as sde\.kind=VALUE$"),
         (["train.ema=null"], r"^train\.ema: it is a section of keys, got null; set"),
         (["validation.patience=2", "validation.rows=0"], "validation.patience"),
         (["train.text_lr=1e-4", "text=null", "sampling.prompts=[]", "sampling.guidance=1"], "train.text_lr"),
@@ -124,6 +126,11 @@ def test_mistakes_are_named(overrides, culprit):
     assert "\n" not in str(caught.value)
 
 
+def test_an_override_before_the_recipe_is_named():
+    with pytest.raises(ValueError, match=r"^recipe sde\.kind=ve cannot be read: .*the recipe comes first"):
+        loading.load_recipe("sde.kind=ve", [])
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -135,7 +142,7 @@ def test_mistakes_are_named(overrides, culprit):
         ("data.range=[1]", "data.range: it has too few values, got [1]"),
         (
             "train.times=word",
-            'train.times: it is a section of keys, got "word"; set its keys, such as train.times.KEY=VALUE',
+            'train.times: it is a section of keys, got "word"; set its keys, such as train.times.kind=VALUE',
         ),
         ("train.times={mean: 1}", "key 'train.times.kind' is required"),
         ("train.condition_dropout=2", "train.condition_dropout: must be at most 1, got 2"),

@@ -358,7 +358,7 @@ def test_numerals_are_names_and_ints_are_numbers():
                         (None, "neither")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             class_numbers([label], 3, NUMERALS)
-    with pytest.raises(ValueError, match="the model has no classes"):
+    with pytest.raises(ValueError, match="the model has no classes; leave the labels out"):
         class_numbers(["1"], 0, ())
 
 
