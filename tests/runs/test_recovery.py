@@ -2,7 +2,9 @@
 
 import json
 import math
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
+from raysde.runs import saving
 from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.history import History
 from raysde.runs.local import train_here
@@ -51,7 +54,13 @@ def test_a_rollback_is_a_run_without_the_batches_since_the_checkpoint(recipe, mo
     """A NaN and a spike each return to the last checkpoint, and the batches from there to the bad one are left out."""
     tree, sink = recipe(**SETTINGS, train__on_bad_step="rollback"), Recorded()
     whole = trained_on(tree, [position for position in range(18) if position not in LEFT])
-    seen = plant(monkeypatch, BAD)
+    seen, written = plant(monkeypatch, BAD), saving.write_staged
+
+    def slow(*given: Any) -> None:
+        time.sleep(0.3)  # several steps: the bad one comes while its checkpoint is being written
+        written(*given)
+
+    monkeypatch.setattr(saving, "write_staged", slow)
     state = train(tree, sink)
     assert seen == list(range(18))  # the stream is read once, and beyond the length of the run
     assert same_tensors(everything(state), everything(whole))
