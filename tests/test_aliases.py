@@ -64,16 +64,18 @@ def test_the_mathematics_loads_neither_mlflow_nor_transformers():
 
 def test_a_command_that_trains_starts_without_slow_libraries():
     """The check of a recipe and the imports of driver and worker load none of the libraries that take seconds, which
-    only some models and metrics need."""
+    only some models and metrics need. The driver imports MLflow while Ray starts, and a tracker in its own threads."""
     script = (
-        "import sys\n"
+        "import pathlib, sys, tempfile\n"
         "from raysde.cluster import job, worker\n"
         "from raysde.models.spec import fresh_model\n"
         "from raysde.runs.run import check_model\n"
         "from tests.support.models import spec_with\n"
         "check_model(spec_with(classes=10))\n"
         "fresh_model(spec_with(classes=10), [], 0)\n"
-        "slow = ('torchmetrics', 'transformers', 'matplotlib', 'sympy', 'torch._dynamo')\n"
+        "from raysde.tracking import Tracker\n"
+        "Tracker('sqlite:///none.db', '0' * 32, pathlib.Path(tempfile.mkdtemp()) / 'spool')\n"
+        "slow = ('mlflow', 'torchmetrics', 'transformers', 'matplotlib', 'sympy', 'torch._dynamo')\n"
         "print([name for name in slow if name in sys.modules])\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)

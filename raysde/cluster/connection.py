@@ -16,7 +16,9 @@ import ray
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed_by_workers
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address_or_die
-from ray._private.worker import print_to_stdstream
+from ray._private.worker import get_dashboard_url, print_to_stdstream
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+from ray.data._internal.stats import get_or_create_stats_actor
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raysde.io.progress import is_verbose, say
@@ -27,7 +29,7 @@ MARK = "[raysde] "
 """Prefix of lines that a process of the cluster prints for the driver's terminal."""
 
 
-def connect(level: str | None = None) -> None:
+def connect(level: str | None = None, *, bare: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS or a surrounding job names; otherwise start a local one.
 
     A local cluster counts one CPU more than the machine has. The extra CPU is for data tasks, which are light, so a
@@ -35,6 +37,9 @@ def connect(level: str | None = None) -> None:
 
     Args:
         level: lowest log level shown of Ray's own processes, such as ERROR; None keeps Ray's default.
+        bare: start a local cluster sooner, for one run of Ray Train: without the dashboard, and without processes
+            that wait for tasks, which the workers of Ray Train cannot use. A sweep needs the dashboard, which tells
+            Ray Train whether a trial lives.
 
     Raises:
         ValueError: if the cluster does not answer.
@@ -67,9 +72,17 @@ def connect(level: str | None = None) -> None:
     say("starting Ray")
     # no machine is preempted here, and each idle actor of Ray wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if bare:
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
         with use_port(find_free_port()):
-            ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
+            ray.init(
+                "local",
+                num_cpus=(os.cpu_count() or 1) + 1,
+                include_dashboard=not bare,
+                logging_level=logging.WARNING,
+                logging_config=heard,
+            )
     except Exception as error:  # see above
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise RuntimeError(
@@ -78,6 +91,9 @@ def connect(level: str | None = None) -> None:
         ) from error
     heed_sigterm()
     show_worker_messages()
+    if bare:  # actors that Ray Train and Ray Data would start one after another, and wait for
+        get_or_create_autoscaling_coordinator()
+        get_or_create_stats_actor()
 
 
 def heed_sigterm() -> None:
@@ -117,6 +133,11 @@ def show_marked_lines(batch: dict[str, Any]) -> None:
     for line in batch.get("lines", ()):
         if line.startswith(MARK):
             say(line.removeprefix(MARK))
+
+
+def has_state_api() -> bool:
+    """Return True if the cluster has a dashboard, which answers questions about the state of its actors."""
+    return bool(get_dashboard_url())
 
 
 def joins_existing_cluster() -> bool:

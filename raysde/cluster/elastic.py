@@ -7,8 +7,10 @@ from typing import Any
 import ray.train
 import ray.train.torch
 from ray.train import ScalingConfig
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
+from raysde.cluster.connection import has_state_api
 from raysde.cluster.resources import survey_cluster
 
 
@@ -51,6 +53,14 @@ class TorchTrainer(ray.train.torch.TorchTrainer):
     def __init__(self, *args: Any, tasks: DataTasks, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.tasks = tasks
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # the cleaner removes placement groups of dead controllers, as raysde itself does before a run starts again; it
+        # asks the dashboard whether the controller lives
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        if has_state_api():
+            return callbacks
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
         if isinstance(settings["scaling_policy"], ElasticScalingPolicy):

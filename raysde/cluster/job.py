@@ -1,8 +1,11 @@
 """A whole training job: checks, MLflow run, worker group, registration. Used by `raysde train` and jobs/train.py."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -67,16 +70,18 @@ def train_job(config: RunConfig, *, started: float | None = None, hold: Hold | N
     """
     started, imported = started or time.time(), time.time()
     config = resolve_places(config)
-    uri = tracking.store_uri(config.tracking.uri)
     run = open_run(config)
     for remark in [*check_run(run, verify_data), *list_remarks(run)]:
         say(remark)
     folder = child_path(config.storage, config.name)
     refuse_living(folder)
-    client, complete = tracking.connect_client(uri), is_run_finished(run)
-    with tracking.report_server_errors(uri):
-        registry.check_model_name(client, config.model_name)
-    share = None if complete else check_cluster(run, uri)
+    complete = is_run_finished(run)
+    with ThreadPoolExecutor(1, "store") as beside:
+        opened = beside.submit(open_store, config)  # importing MLflow takes as long as Ray's start
+        share = None if complete else check_cluster(run)
+        uri, client = opened.result()
+    if share is not None:
+        reject_local_store(uri)
     stamps = {"imports": imported - started, "ray": time.time() - started}
     with hold_run(folder, config.resources.lease, say) as lease:
         run_id = open_tracking_run(run, client, uri, settle_run_word(run))
@@ -138,15 +143,28 @@ def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) 
     return last, version, chosen.reason
 
 
-def check_cluster(run: Run, uri: str) -> Share:
+def open_store(config: RunConfig) -> tuple[str, tracking.MlflowClient]:
+    """Return the URI and the client of a run's MLflow store.
+
+    Raises:
+        ValueError: if there is no such store, or the name of the model is taken.
+        RuntimeError: if the server does not answer.
+    """
+    uri = tracking.store_uri(config.tracking.uri)
+    client = tracking.connect_client(uri)
+    with tracking.report_server_errors(uri):
+        registry.check_model_name(client, config.model_name)
+    return uri, client
+
+
+def check_cluster(run: Run) -> Share:
     """Connect to Ray, and return the share of each worker, before anything is logged to MLflow.
 
     Raises:
         ValueError: naming the setting that the cluster cannot satisfy.
         RuntimeError: if Ray does not start.
     """
-    connect()
-    reject_local_store(uri)
+    connect(bare=True)
     return own_share(run)
 
 

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from raysde.io.errors import TakenOver
 from raysde.tracking.backlog import Backlog
 from raysde.tracking.outbox import Outbox
-from raysde.tracking.runs import list_logged_steps, set_tags
 from raysde.tracking.spool import Spool
-from raysde.tracking.store import shorten_timeouts
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
 REFUSED = "INVALID_PARAMETER_VALUE"
@@ -44,8 +43,7 @@ class Tracker:
         backlog: str | None = None,
         confirm: Callable[[], None] | None = None,
     ) -> None:
-        shorten_timeouts(uri)
-        self.client, self.run_id = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id
+        self.uri, self.run_id = uri, run_id
         self.spool = Spool(spool)
         self.backlog = None if backlog is None else Backlog(backlog)
         self.confirm, self.taken_over = confirm, False
@@ -59,6 +57,16 @@ class Tracker:
             self.lines.put(line)
         for path in pictures:
             self.images.put(path)
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """Client of the store. The threads that send import MLflow, which takes seconds: training goes on."""
+        from mlflow.tracking import MlflowClient
+
+        from raysde.tracking.store import shorten_timeouts
+
+        shorten_timeouts(self.uri)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Queue metrics of a step."""
@@ -126,6 +134,10 @@ class Tracker:
     def _send_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Send the metrics that the server does not have. If its answer was lost and they are sent again, they are
         stored once, because MLflow merges metrics with equal time, step and value."""
+        from mlflow.entities import Metric  # see client
+
+        from raysde.tracking.runs import list_logged_steps, set_tags
+
         if self.logged is None:
             self.logged = list_logged_steps(self.client, self.run_id)
         new: dict[tuple[str, int], Metric] = {}
@@ -155,6 +167,8 @@ class Tracker:
 
 def is_refused(error: Exception) -> bool:
     """Return True if MLflow will never accept the entry."""
+    from mlflow.exceptions import MlflowException
+
     return isinstance(error, MlflowException) and error.error_code == REFUSED
 
 

@@ -589,7 +589,7 @@ def jobs(monkeypatch, recipe, tmp_path, empty_store):
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setattr(job, "run_worker_group", bare)
-    monkeypatch.setattr(job, "connect", lambda: None)
+    monkeypatch.setattr(job, "connect", lambda **_: None)
     monkeypatch.setattr(job, "list_live_nodes", lambda: [{}])
     monkeypatch.setattr(train, "survey_cluster", lambda *_: Cluster(9))
 
