@@ -24,6 +24,7 @@ from raysde.io.processes import Process, this_process
 from raysde.runs import claims
 from raysde.runs import lease as leases
 from raysde.runs.claims import Claim, Claims
+from raysde.runs.history import track_run
 from raysde.runs.lease import claim_run, hold_run, join_lease
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
@@ -172,9 +173,15 @@ def test_a_lease_that_is_renewed_outlasts_its_seconds(folder, said):
 
 
 @pytest.mark.parametrize("kind", ["folder", "object_store"])
-def test_of_many_commands_at_once_one_has_the_run(kind, request):
-    place = request.getfixturevalue(kind)
-    start, won = threading.Barrier(8), []
+def test_of_many_commands_at_once_one_has_the_run(kind, request, monkeypatch):
+    place, list_claims = request.getfixturevalue(kind), Claims._numbers
+    start, listed, won = threading.Barrier(8), threading.Barrier(8), []
+
+    def list_together(claims: Claims) -> list[int]:
+        found = list_claims(claims)
+        if listed.n_waiting or not found:  # none has written when all look
+            listed.wait(20)
+        return found
 
     def contend(number: int) -> None:
         found = Claims(place)
@@ -184,10 +191,13 @@ def test_of_many_commands_at_once_one_has_the_run(kind, request):
             won.append(claim.word)
 
     threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with monkeypatch.context() as contest:
+        if kind == "object_store":  # a folder refuses a second file of a name; a command need not look
+            contest.setattr(Claims, "_numbers", list_together)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert len(won) == 1
     assert Claims(place).newest().word == won[0]
 
@@ -357,6 +367,17 @@ def test_a_checkpoint_of_a_run_that_was_lost_meanwhile_is_never_seen(recipe, tmp
     with pytest.raises(TakenOver):
         train_here(run, None, lease=Lost())
     assert list((tmp_path / "runs" / "small").glob("*step_*")) == []
+
+
+def test_a_command_that_lost_its_run_sends_nothing_at_its_end(recipe, tmp_path, empty_store):
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    run, uri = open_run(loading.parse_recipe(recipe())), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(TakenOver), track_run(run, uri, "0" * 32, Lost()) as sink:
+        sink.metrics(1, {"train/loss": 1.0})
+        raise TakenOver("run 'small' was taken over")
+    client = connect_client(uri)
+    (tracked,) = client.search_runs([client.get_experiment_by_name("raysde").experiment_id])
+    assert client.get_metric_history(tracked.info.run_id, "train/loss") == []
 
 
 def test_a_tracker_of_a_run_that_was_lost_sends_nothing_and_leaves_the_files(tmp_path, empty_store):

@@ -41,7 +41,7 @@ MUTANTS = [
     Mutant("a worker that was cut off and writes on", "raysde.runs.lease:Lease._look", " or self.me not in newest.holders", "", LEASE + " -k 'later_worker'"),
     Mutant("a lease that is not renewed", "raysde.runs.lease:Lease._beat", "beat=uuid4().hex", "beat=claim.beat", LEASE + " -k 'outlasts'"),
     Mutant("a run that is not let go", "raysde.runs.lease:Lease.release", "released=True", "released=False", LEASE + " -k 'let_go'"),
-    Mutant("a stopped command that goes on in MLflow", "raysde.runs.history:track_run", "confirm=None if lease is None else lease.confirm", "confirm=None", LEASE + " -k 'writes_nothing_more'"),
+    Mutant("a stopped command that goes on in MLflow", "raysde.runs.history:track_run", "confirm=None if lease is None else lease.confirm", "confirm=None", LEASE + " -k 'at_its_end'"),
     Mutant("a checkpoint of a run that was lost meanwhile", "raysde.checkpoints.writing:write_into_folder", "                confirm()\n", "", LEASE + " -k 'never_seen'"),
     Mutant("a run that is over before its results", "raysde.runs.resume:is_run_over", "run.config.validation.is_beside and open_steps(found.state)", "False", "tests/cluster_without_ray/test_beside.py -k 'not_over'"),
     Mutant("trials on the newest version", "raysde.runs.data_record:pin_sweep", "or version\n", "and version\n", "tests/cluster_without_ray/test_sweep_versions.py"),

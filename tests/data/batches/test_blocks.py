@@ -10,7 +10,7 @@ import pytest
 
 from raysde.cluster.stream import steps_in_block
 from raysde.data.batches import arrow
-from raysde.data.batches.arrow import from_table
+from raysde.data.batches.arrow import from_table, lend_memory
 from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.batches.plan import Plan
@@ -76,6 +76,12 @@ def test_the_memory_of_a_block_is_used_again_once_nothing_refers_to_it(spec):
             del column
     del batch
     assert len({place(make_block(spec, second)) for _ in range(5)}) == 1
+
+
+def test_a_larger_block_takes_larger_memory():
+    lend_memory(10)[:] = 1
+    assert len(lend_memory(10_000_000)) == 10_000_000
+    assert len(lend_memory(20_000_000)) == 20_000_000
 
 
 def test_segments_begin_short_and_are_cut_at_multiples(spec):
