@@ -372,9 +372,14 @@ def test_a_checkpoint_of_a_run_that_was_lost_meanwhile_is_never_seen(recipe, tmp
 def test_a_command_that_lost_its_run_sends_nothing_at_its_end(recipe, tmp_path, empty_store):
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     run, uri = open_run(loading.parse_recipe(recipe())), f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with pytest.raises(TakenOver), track_run(run, uri, "0" * 32, Lost()) as sink:
-        sink.metrics(1, {"train/loss": 1.0})
-        raise TakenOver("run 'small' was taken over")
+
+    def lose() -> None:
+        with track_run(run, uri, "0" * 32, Lost()) as sink:
+            sink.metrics(1, {"train/loss": 1.0})
+            raise TakenOver("run 'small' was taken over")
+
+    with pytest.raises(TakenOver):
+        lose()
     client = connect_client(uri)
     (tracked,) = client.search_runs([client.get_experiment_by_name("raysde").experiment_id])
     assert client.get_metric_history(tracked.info.run_id, "train/loss") == []
