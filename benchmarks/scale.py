@@ -21,7 +21,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.mixed_plan import SourceSize, plan_sources
 from raysde.data.batches.plan import LANED, Plan
 from raysde.data.dataset.layout import AlignedRows, Rows

@@ -4,17 +4,21 @@ A stream is keyed by a seed and a path of integers, ``generator(seed, MICROBATCH
 same numbers in any process, on any number of workers, before and after a restart.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # processes that only read data use keys, and start sooner without torch
+    import torch
+    from torch import Tensor
 
-RandomSource = torch.Generator | Sequence[torch.Generator] | None
+RandomSource: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 """One generator for the batch, one generator per image, or None for torch's global generator."""
 
 
-Noise = Callable[[Tensor], Tensor]
+Noise: TypeAlias = "Callable[[Tensor], Tensor]"
 """``noise(x)``: standard normal values with the shape, dtype and device of x."""
 
 
@@ -64,11 +68,15 @@ def key(seed: int, *path: int) -> int:
 
 def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator at the start of the stream ``path`` under ``seed``."""
+    import torch
+
     return torch.Generator(device).manual_seed(key(seed, *path))
 
 
 def noise_from(source: RandomSource) -> Noise:
     """Return a noise function of one generator per batch, or one per image (ValueError for another batch size)."""
+    import torch
+
     if source is None or isinstance(source, torch.Generator):
         return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=x.dtype)
 

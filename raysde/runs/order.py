@@ -1,7 +1,7 @@
 """The order of a run's rows, from its recipe and data set, in each version of the order."""
 
 from raysde.config.loading import RunConfig
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.plan import LANED, Plan
 from raysde.data.dataset.layout import AlignedRows, Rows
 from raysde.data.dataset.manifest import Manifest

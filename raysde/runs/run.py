@@ -14,7 +14,7 @@ from raysde.conditioning.images import ColumnCondition
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse_recipe
 from raysde.config.places import drop_data_places, resolve_place
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.plan import BatchPlan
 from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.condition_column import CONDITION

@@ -11,7 +11,7 @@ from raysde.conditioning.text import AutoText
 from raysde.config.data_sections import Latent
 from raysde.config.loading import RunConfig
 from raysde.config.mixed_data import MixedData
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.mixed_plan import MixedPlan, SourceSize, plan_sources
 from raysde.data.batches.plan import Plan
 from raysde.data.batches.reference import (

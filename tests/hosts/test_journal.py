@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.plan import Plan
 from tests.hosts.journal import check_rows
 

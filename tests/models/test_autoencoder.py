@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.config import loading
-from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import read_batches
+from raysde.data.batches.tables import to_table
 from raysde.data.dataset.manifest import read_manifest, write_manifest
 from raysde.data.dataset.precomputed import NUMBERS, read_derived
 from raysde.data.dataset.precomputed_rows import LatentMoments
@@ -28,6 +29,7 @@ from raysde.precompute.jobs import LatentsJob
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training.objective import draw_clean
+from tests.support.blocks import decode_steps
 from tests.support.digits import write_digit_shards
 from tests.support.encoders import autoencoder
 from tests.support.precomputed import encode
@@ -96,9 +98,10 @@ def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
     manifest, vae, derived = made
     run = open_run(loading.parse_recipe(recipe_for(manifest, vae, tmp_path)))
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
-    batches = [batch for step in read_batches(run.feed, Reader(manifest, latents=derived), 0, 3) for batch in step]
+    reader = Reader(manifest, latents=derived)
+    batches = [batch for step in read_batches(run.feed, reader, 0, 3) for batch in step]
     moments = LatentMoments(derived, manifest)
-    table = to_table(batches, {"moments": NUMBERS["fp32"]})
+    table = to_table(decode_steps(run.feed, reader, 0, 3), {"moments": NUMBERS["fp32"]})
     assert to_table([], {"moments": NUMBERS["fp32"]}).schema == table.schema
     for batch, twin in zip(batches, from_table(table, 1), strict=True):
         assert np.array_equal(batch.moments.numpy(), moments.read(batch.rows))

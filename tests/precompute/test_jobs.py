@@ -15,8 +15,9 @@ from raysde.conditioning.embedder import encoder_hash
 from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer
 from raysde.conditioning.text import PretrainedText, Tokenizer
 from raysde.config import loading
-from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import read_batches
+from raysde.data.batches.tables import to_table
 from raysde.data.dataset.manifest import write_manifest
 from raysde.data.dataset.precomputed import NUMBERS, find_derived, folder_name, read_derived, verify_derived
 from raysde.data.dataset.precomputed_rows import Contexts
@@ -29,6 +30,7 @@ from raysde.runs.build import make_objective, make_validator, new_state
 from raysde.runs.local import train_here
 from raysde.runs.run import check_resumable, check_run, open_run
 from raysde.training.objective import microbatch_loss
+from tests.support.blocks import decode_steps
 from tests.support.encoders import CAPTIONS, text_encoder
 from tests.support.precomputed import embed, many_captions, text_recipe
 from tests.support.training import same_tensors
@@ -260,7 +262,7 @@ def test_blocks_carry_vectors(tmp_path, dtype):
     reader, numbers = Reader(manifest, text=run.text), {"context": NUMBERS[dtype]}
     batches = [batch for step in read_batches(run.feed, reader, 0, 2) for batch in step]
     assert len({batch.context.shape[1] for batch in batches}) > 1
-    table = to_table(batches, numbers)
+    table = to_table(decode_steps(run.feed, reader, 0, 2), numbers)
     assert to_table([], numbers).schema == table.schema
     found = list(from_table(table, 1))
     assert len(found) == len(batches) == 16

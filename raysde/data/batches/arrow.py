@@ -1,12 +1,7 @@
-"""Conversion of microbatches to Arrow tables, the stream's blocks, and back without copying pixels.
+"""The microbatches in the stream's blocks, see :mod:`raysde.data.batches.tables`; pixels are not copied."""
 
-A block holds one microbatch index for a range of steps.
-"""
-
-import math
 import warnings
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -16,99 +11,6 @@ from raysde.data.batches.microbatch import Microbatch, mask_first
 
 # pixels in shared memory are read-only, and no code here writes to a microbatch
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-
-
-_spare: list[memoryview] = []
-"""Memory of an earlier block that nothing refers to any more; one at most."""
-
-
-def lend_memory(size: int) -> np.ndarray:
-    """Return uninitialised memory, uint8 [size]: that of an earlier block where it is free again and large enough.
-
-    The kernel clears all new memory, which would take a tenth of the time that its images take to decode.
-    """
-    found = _spare.pop() if _spare else None
-    if found is None or len(found) < size:
-        found = np.empty(max(1, size), dtype=np.uint8).data
-    memory = np.frombuffer(found, dtype=np.uint8, count=size)  # every view of it keeps this array, not its owner
-    weakref.finalize(memory, _take_back, found).atexit = False
-    return memory
-
-
-def _take_back(memory: memoryview) -> None:
-    """Keep memory for the next block, unless a larger piece is kept already."""
-    if not _spare or len(_spare[0]) < len(memory):
-        _spare[:] = [memory]
-
-
-class Canvas:
-    """``size`` bytes of memory for the images of a block, allocated piece by piece so that the block needs no copy."""
-
-    def __init__(self, size: int) -> None:
-        self.memory, self.used = lend_memory(size), 0
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next piece of memory as uint8 of shape ``shape``."""
-        start, self.used = self.used, self.used + math.prod(shape)
-        assert self.used <= len(self.memory)
-        return self.memory[start : self.used].reshape(shape)
-
-
-def to_table(
-    batches: list[Microbatch], numbers: Mapping[str, np.dtype] | None = None, canvas: Canvas | None = None
-) -> pa.Table:
-    """Return microbatches as an Arrow table with a row for each image.
-
-    Args:
-        numbers: name and dtype of the precomputed fields, numeric attributes and second images of the microbatches.
-        canvas: memory that holds the images of all microbatches, in this order; None copies the images.
-    """
-    pixels = [batch.images.permute(0, 2, 3, 1) for batch in batches]
-    nothing = np.empty(0, dtype=np.uint8)
-    if canvas is None:
-        data = np.concatenate([nothing, *(each.contiguous().numpy().reshape(-1) for each in pixels)])
-    else:
-        data = canvas.memory[: canvas.used]
-    sizes = np.concatenate([nothing, *(np.full(len(each), each[0].numel()) for each in pixels)]).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), buffers)
-
-    def fill_column(values: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([nothing, *values]).astype(np.int64)
-
-    def repeat(values: Iterable[int]) -> np.ndarray:
-        return fill_column([np.full(len(batch.rows), value) for batch, value in zip(batches, values, strict=True)])
-
-    return pa.table(
-        {
-            "image": images,
-            "height": repeat(batch.images.shape[2] for batch in batches),
-            "caption": pa.array([caption for batch in batches for caption in batch.captions], pa.string()),
-            "label": fill_column([batch.labels.numpy() for batch in batches]),
-            "row": fill_column([batch.rows for batch in batches]),
-            "step": repeat(batch.step for batch in batches),
-            "index": repeat(batch.index for batch in batches),
-            **_numbers_columns(batches, numbers or {}),
-        }
-    )
-
-
-def _numbers_columns(batches: list[Microbatch], numbers: Mapping[str, np.dtype]) -> dict[str, pa.Array]:
-    """Return two columns for each precomputed field, flat values and shape of each row, and ``tokens`` for contexts."""
-    columns: dict[str, pa.Array] = {}
-    for name, dtype in numbers.items():
-        found = [getattr(batch, name).numpy() for batch in batches]
-        shapes = [list(each.shape[1:]) for each in found for _ in each]
-        offsets = np.concatenate([[0], np.cumsum([each[0].size for each in found for _ in each])]).astype(np.int64)
-        flat = [np.empty(0, dtype), *(each.reshape(-1) for each in found)]
-        data = flat[1] if len(flat) == 2 else np.concatenate(flat)
-        columns[name] = pa.LargeListArray.from_arrays(offsets, pa.array(data))
-        columns[f"{name}_shape"] = pa.array(shapes, pa.list_(pa.int64()))
-    if "context" in numbers:
-        masks = [batch.context_mask.sum(dim=1).numpy() for batch in batches if batch.context_mask is not None]
-        columns["tokens"] = pa.array(np.concatenate([np.empty(0), *masks]).astype(np.int64))
-    return columns
 
 
 def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:

@@ -8,16 +8,19 @@ microbatches. Processes that make blocks import this module, and neither Ray nor
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from raysde.data.batches.arrow import Canvas, to_table
-from raysde.data.batches.microbatch import Microbatch, make_microbatch
 from raysde.data.batches.plan import BatchPlan, split_steps
 from raysde.data.batches.reference import DataReference, SourcesReference
+from raysde.data.batches.tables import Canvas, Decoded, to_table
 from raysde.data.dataset.precomputed import NUMBERS
 from raysde.data.dataset.sources import AnyReader
+
+if TYPE_CHECKING:
+    from raysde.data.batches.microbatch import Microbatch
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,11 @@ class StreamSpec:
 
 
 def make_block(spec: StreamSpec, block: Block) -> pa.Table:
-    """Return a block as a table, see :func:`raysde.data.batches.arrow.to_table`."""
+    """Return a block as a table, see :func:`raysde.data.batches.tables.to_table`."""
     feed, reader = spec.data.open()
     canvas = Canvas((block.stop - block.first) * spec.plan.microbatch * reader.largest(feed.view))
     batches = [
-        make_microbatch(step, block.index, *feed.read(reader, step, block.index, canvas.take))
+        Decoded(step, block.index, *feed.read(reader, step, block.index, canvas.take))
         for step in range(block.first, block.stop)
     ]
     return to_table(batches, _list_numbers(reader), canvas)
@@ -96,8 +99,8 @@ def _list_numbers(reader: AnyReader) -> dict[str, np.dtype]:
 
 
 def group_by_step(
-    blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
-) -> Iterator[list[Microbatch]]:
+    blocks: Iterator[list["Microbatch"]], spec: StreamSpec, rank: int, world: int
+) -> Iterator[list["Microbatch"]]:
     """Regroup the blocks of ``rank`` of ``world`` ranks in their order, and yield the microbatches of each step.
 
     Raises:

@@ -1,19 +1,17 @@
 """Microbatches, the unit of training: images, captions and labels of the plan's rows."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raysde.data.batches.plan import BatchPlan
-from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.reader import FIELDS, Columns, allocate_images
-from raysde.data.dataset.source_rows import MixedRows
+from raysde.data.batches.feed import Feed
+from raysde.data.dataset.reader import Columns
 from raysde.data.dataset.sources import AnyReader
-from raysde.data.dataset.view import View, draw_uniforms
+from raysde.data.dataset.view import View
 
 
 @dataclass(frozen=True)
@@ -80,36 +78,6 @@ def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -
 def mask_first(tokens: Tensor, length: int) -> Tensor:
     """Return a mask, bool [B, length], that is True for the first ``tokens`` [B] positions of each row."""
     return torch.arange(length)[None, :] < tokens[:, None]
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The rows and crops of a run's microbatches.
-
-    Attributes:
-        plan: positions, in 0..rows-1, of each microbatch.
-        rows: map from positions to row numbers of the data set.
-        view: crop settings of the images.
-        fields: values that the model takes beside images, see :class:`raysde.data.dataset.reader.Reader`.
-    """
-
-    plan: BatchPlan
-    rows: Rows | MixedRows
-    view: View = field(default_factory=View)
-    fields: frozenset[str] = FIELDS
-
-    def read(
-        self, reader: AnyReader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
-    ) -> tuple[np.ndarray, Columns]:
-        """Return the row numbers, int64 [B], and decoded rows of microbatch ``index`` of step ``step``.
-
-        The images are in memory from ``take``.
-
-        Raises:
-            ValueError: as :meth:`raysde.data.dataset.reader.Reader.read`.
-        """
-        chosen = self.rows[self.plan.rows_of(step, index)]
-        return chosen, reader.read(chosen, self.view, draw_uniforms(self.plan.seed, step, index, len(chosen)), take)
 
 
 def read_batches(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
-from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.feed import Feed
 from raysde.data.batches.mixed_plan import MixedPlan
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows

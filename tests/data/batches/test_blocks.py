@@ -1,6 +1,8 @@
 """The training stream without a cluster: blocks as its tasks make them, and as each worker regroups them."""
 
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -9,12 +11,13 @@ import pyarrow as pa
 import pytest
 
 from raysde.cluster.stream import steps_in_block
-from raysde.data.batches import arrow
-from raysde.data.batches.arrow import from_table, lend_memory
+from raysde.data.batches import tables
+from raysde.data.batches.arrow import from_table
 from raysde.data.batches.blocks import Block, StreamSpec, group_by_step, make_block
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.batches.plan import Plan
 from raysde.data.batches.reference import DataReference
+from raysde.data.batches.tables import lend_memory
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.view import View
 from tests.support.memory import peak_bytes
@@ -76,6 +79,21 @@ def test_the_memory_of_a_block_is_used_again_once_nothing_refers_to_it(spec):
             del column
     del batch
     assert len({place(make_block(spec, second)) for _ in range(5)}) == 1
+
+
+def test_blocks_are_made_without_torch(spec):
+    """Its import takes longer than anything else that a data task loads, and keeps memory in every process."""
+    script = (
+        "import pickle, sys\n"
+        "from raysde.data.batches.blocks import make_block\n"
+        "spec = pickle.load(sys.stdin.buffer)\n"
+        "make_block(spec, next(iter(spec.blocks_of(0, 1))))\n"
+        "print([name for name in ('torch', 'ray', 'mlflow') if name in sys.modules])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], input=pickle.dumps(spec), capture_output=True, timeout=120, check=True
+    )
+    assert ended.stdout == b"[]\n"
 
 
 def test_a_larger_block_takes_larger_memory():
@@ -155,7 +173,7 @@ def test_pixels_are_decoded_into_the_block_and_not_copied(spec):
     large = replace(spec, data=replace(spec.data, view=View(shape=(256, 256))))
     block = Block(6, 9, 0)
     make_block(large, block)  # opens the data set
-    peak = peak_bytes(lambda: (arrow._spare.clear(), make_block(large, block)))
+    peak = peak_bytes(lambda: (tables._spare.clear(), make_block(large, block)))
     again = peak_bytes(lambda: make_block(large, block))
     size, before = 12 * 256 * 256, pa.total_allocated_bytes()
     table = make_block(large, block)

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from raysde.config import loading
-from raysde.data.batches.arrow import from_table, to_table
-from raysde.data.batches.microbatch import Feed, held_out_batches, read_batches
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.feed import Feed
+from raysde.data.batches.microbatch import held_out_batches, read_batches
 from raysde.data.batches.plan import Plan
+from raysde.data.batches.tables import to_table
 from raysde.data.dataset.layout import hold_out_rows
 from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader, open_dataset_reader
@@ -25,6 +27,7 @@ from raysde.data.dataset.view import CAPTION, STILL, View, draw_uniforms
 from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.codec import encode_image
 from raysde.runs.run import make_view
+from tests.support.blocks import decode_steps
 from tests.support.digits import write_digit_shards
 from tests.support.pictures import rng_image
 from tests.support.training import small_recipe
@@ -114,7 +117,7 @@ def test_buckets_come_in_their_own_shapes(tmp_path, view):
         for image, row in zip(batch.images, batch.rows, strict=True):
             assert np.array_equal(image.permute(1, 2, 0).numpy(), made[row])
     assert sorted(np.concatenate([batch.rows for batch in seen])) == list(range(24))
-    table = to_table(seen[:3])
+    table = to_table(decode_steps(Feed(plan, rows, view), Reader(manifest), 0, 3)[:3])
     back = list(from_table(table, 3))
     assert all(torch.equal(a.images, b.images) for a, b in zip(seen, back, strict=False))
 
@@ -123,7 +126,7 @@ def test_blocks_carry_microbatches_unchanged(digits):
     """All fields survive the conversion, and pixels are not copied."""
     feed = feed_of(digits)
     batches = [batch for step in read_batches(feed, Reader(digits), 0, 3) for batch in step]
-    table = to_table(batches)
+    table = to_table(decode_steps(feed, Reader(digits), 0, 3))
     assert table.num_rows == sum(len(batch.rows) for batch in batches)
     for sent, got in zip(batches, from_table(table, 1), strict=True):
         assert (sent.step, sent.index, sent.captions) == (got.step, got.index, got.captions)

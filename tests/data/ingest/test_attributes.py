@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from raysde.data.attributes import Attribute, check_attribute_name, choose_attributes, parse_number
-from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import make_microbatch
+from raysde.data.batches.tables import Decoded, to_table
 from raysde.data.dataset.contact_sheet import describe_manifest
 from raysde.data.dataset.manifest import SCHEMA, list_columns, read_manifest
 from raysde.data.dataset.reader import Reader
@@ -169,8 +170,9 @@ def test_blocks_carry_the_numbers(tmp_path):
     """Microbatches that went through an Arrow table have the same attributes, bit for bit."""
     manifest = ingest_here(described(tmp_path), tmp_path / "out", attributes=["score", "age"])
     reader, chosen = Reader(manifest), [np.array([5, 2, 1]), np.array([0, 4, 3])]
-    batches = [make_microbatch(step, 1, rows, reader.read(rows)) for step, rows in enumerate(chosen)]
-    back = list(from_table(to_table(batches, {"attributes": np.dtype(np.float32)}), manifest.channels))
+    decoded = [Decoded(step, 1, rows, reader.read(rows)) for step, rows in enumerate(chosen)]
+    batches = [make_microbatch(each.step, 1, each.rows, each.columns) for each in decoded]
+    back = list(from_table(to_table(decoded, {"attributes": np.dtype(np.float32)}), manifest.channels))
     for before, after in zip(batches, back, strict=True):
         torch.testing.assert_close(after.attributes, before.attributes, rtol=0.0, atol=0.0, equal_nan=True)
 

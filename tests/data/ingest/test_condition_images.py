@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysde.cluster.ingest import ingest_identity
-from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.arrow import from_table
 from raysde.data.batches.blocks import _list_numbers
 from raysde.data.batches.microbatch import make_microbatch
+from raysde.data.batches.tables import Decoded, to_table
 from raysde.data.condition_column import CONDITION, ConditionColumn
 from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
 from raysde.data.dataset.manifest import SCHEMA, read_manifest
@@ -236,8 +237,9 @@ def test_shards_manifest_and_blocks_hold_them(tmp_path):
     found = reader.read(rows)
     assert np.array_equal(found.condition_images[..., 0], wanted[[keys[row] for row in rows]])
     assert np.array_equal(reader.condition_picture(77)[..., 0], wanted[keys[77]])
+    decoded = [Decoded(step, 0, rows, reader.read(rows)) for step in range(2)]
     batches = [make_microbatch(step, 0, rows, reader.read(rows)) for step in range(2)]
-    for sent, got in zip(batches, from_table(to_table(batches, _list_numbers(reader)), 1), strict=True):
+    for sent, got in zip(batches, from_table(to_table(decoded, _list_numbers(reader)), 1), strict=True):
         assert got.condition_images.shape == (4, 1, 8, 8)
         assert np.array_equal(sent.condition_images, got.condition_images)
     sheet = np.asarray(draw_contact_sheet(reader, 1, 0))
