@@ -162,7 +162,7 @@ def test_a_bad_value_is_a_sentence(digits, tmp_path, changes, sentence):
 
 def test_a_missing_feature_network_is_named_by_keys_of_the_recipe(digits, tmp_path):
     tree = tree_of(digits, tmp_path, validation__features="nothing.pth")
-    with pytest.raises(ValueError, match="there is no feature network 'nothing.pth'") as refused:
+    with pytest.raises(ValueError, match=r"there is no feature network 'nothing\.pth'") as refused:
         train_here(open_run(loading.parse_recipe(tree)), None)
     assert "--" not in str(refused.value)
 
