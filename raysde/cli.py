@@ -7,10 +7,13 @@ import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
+import raysde
 from raysde.commands.config import add_config_options
 from raysde.commands.data import add_inspect_options, add_plan_options
 from raysde.commands.demo import add_demo_options
@@ -158,8 +161,22 @@ def report_error(error: Exception) -> None:
     print(f"raysde: {hide_passwords(' '.join(str(error).split()))}", file=sys.stderr)
 
 
+PLAIN_FORMAT = warnings.formatwarning
+"""Python's own format of warnings."""
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning of raysde as one line, without the place in the code, and others in Python's own format."""
+    if Path(raysde.__file__).parent in Path(filename).parents:
+        return f"warning: {hide_passwords(' '.join(str(message).split()))}\n"
+    return PLAIN_FORMAT(message, category, filename, lineno, line)
+
+
 def entry() -> None:
     """Run the console script."""
+    warnings.formatwarning = format_warning
     sys.exit(main())
 
 

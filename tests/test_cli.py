@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde.cli import FORMER, build_parser, main
+from raysde.cli import FORMER, build_parser, format_warning, main
 from raysde.commands.next_step import suggest_condition
 from raysde.config.loading import load_recipe
 from raysde.data.dataset.manifest import read_manifest
@@ -32,6 +32,13 @@ def refuse_ray(monkeypatch):
 
     monkeypatch.setattr("raysde.cluster.ingest.connect", started)
     monkeypatch.setattr("raysde.cluster.job.connect", started)
+
+
+def test_a_warning_of_raysde_is_one_line_without_its_place_in_the_code():
+    place = load_recipe.__code__.co_filename
+    said = format_warning("attribute age=51 of mlflow at http://me:secret@host", UserWarning, place, 3)
+    assert said == "warning: attribute age=51 of mlflow at http://me:***@host\n"
+    assert "other.py:3: UserWarning: deprecated" in format_warning("deprecated", UserWarning, "other.py", 3)
 
 
 @pytest.fixture

@@ -184,9 +184,13 @@ def set_path(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""Types of pydantic's errors about a key that does not exist."""
+
+
 def _describe_error(error: ValidationError) -> str:
     first, meanings = error.errors()[0], reference.list_meanings()
-    is_unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    is_unknown = first["type"] in UNKNOWN
     path: list[str] = []
     for number, part in enumerate(first["loc"], 1):
         # pydantic also names the member of a union that it tried, such as the kind of a node, which is no key
@@ -204,7 +208,12 @@ def _describe_error(error: ValidationError) -> str:
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         return f"{'.'.join(path[:-1])}: it has too few values, got {json.dumps(first['input'], default=str)}"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"key {where!r} is required"
+        beside = [each["loc"] for each in error.errors() if each["type"] in UNKNOWN]
+        strange = [str(loc[-1]) for loc in beside if loc[:-1] == first["loc"][:-1]]
+        near = f", and {strange[0]!r} is unknown{did_you_mean(strange[0], [path[-1]])}" if strange else ""
+        return f"key {where!r} is required{near}"
+    if first["type"] == "too_short":
+        return f"{where}: must have an entry, got {json.dumps(first['input'], default=str)}"
     message, given = reword(first["msg"]), first["input"]
     if first["type"] == "union_tag_invalid":
         where, given = f"{where}.kind", first["ctx"]["tag"]

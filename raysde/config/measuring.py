@@ -39,7 +39,7 @@ class Validation(Node):
     metrics: tuple[str, ...] = Field(
         (),
         description="metrics of `raysde evaluate` of images drawn with the averaged weights, such as [kid, accuracy], "
-        "logged as val/kid and so on",
+        "logged as val/kid and so on; clip_score, fd_dinov2 and cmmd are left to `raysde evaluate`",
     )
     metrics_every: PositiveInt | None = Field(
         None, description="steps between measurements of the metrics; null: steps between validations"

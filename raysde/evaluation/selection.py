@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from raysde.evaluation.real_data import RealData, RealReader, conditions_of
 
 CAPTIONED = 10_000
 """Largest number of rows whose captions are used as prompts."""
+T = TypeVar("T")
 
 
 def select_rows(data: Manifest | RealReader, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
@@ -115,6 +116,8 @@ class SecondImages:
 class ImageConditions:
     """Conditions of drawn images: labels in rotation, and the captions and attributes of each label in rotation.
 
+    Captions, attributes and second images are in random order, so that those of few images represent the data.
+
     With second images, each row of the data is a group of its own, so that all conditions of an image are of one row.
 
     Attributes:
@@ -192,8 +195,9 @@ def draw_conditions(
     if not attributes:
         return found
     choose_attributes(attributes, reader.manifest.attributes, f"the data at {reader.manifest.path}")
-    by_label = attributes_by_label(reader, select_rows(reader, split, CAPTIONED), attributes)
-    every = tuple(row for rows in by_label.values() for row in rows)
+    rows = attributes_by_label(reader, select_rows(reader, split, CAPTIONED), attributes)
+    by_label = {label: shuffle(each) for label, each in rows.items()}
+    every = tuple(shuffle([row for each in by_label.values() for row in each]))
     values = tuple(tuple(by_label.get(label, every)) for label in found.labels) or (every,)
     return replace(found, names=tuple(attributes), values=values)
 
@@ -221,8 +225,8 @@ def draw_words(
     if set(found) != set(present) or not all(found.values()) or not present:
         if classes:
             raise ValueError(f"not every class of the data at {manifest.path} has a caption")
-        return ImageConditions(captions=(tuple(sorted(set().union(*found.values()))),))
-    asked = tuple(tuple(sorted(found[label])) for label in present)
+        return ImageConditions(captions=(tuple(shuffle(sorted(set().union(*found.values())))),))
+    asked = tuple(tuple(shuffle(sorted(found[label]))) for label in present)
     return ImageConditions(present, asked, takes_labels=classes > 0, numbers=numbers)
 
 
@@ -247,7 +251,8 @@ def draw_row_conditions(
     """
     whole = draw_conditions(reader, split, classes=classes, captions=captions, names=names, attributes=attributes)
     rows = select_rows(reader, "validation" if has_rows(reader, "validation") else split, CAPTIONED)
-    found = list(conditions_of(reader, rows))
+    found = shuffle(list(conditions_of(reader, rows)))
+    rows = rows[random_order(len(rows))]
     known = [number >= 0 for number, _, _ in found]
     kept = np.array(known if classes and any(known) else [True] * len(found))
     labels, said, numbers = zip(*(each for each, here in zip(found, kept, strict=True) if here), strict=True)
@@ -262,6 +267,16 @@ def draw_row_conditions(
         values=values,
         seconds=SecondImages.of(reader, rows[kept], shape),
     )
+
+
+def random_order(count: int) -> np.ndarray:
+    """Return a fixed random permutation, int64 [count]: the first conditions of sorted data would not represent it."""
+    return np.random.Generator(np.random.Philox(key=0)).permutation(count)
+
+
+def shuffle(values: Sequence[T]) -> list[T]:
+    """Return values in the order of :func:`random_order`."""
+    return [values[place] for place in random_order(len(values))]
 
 
 def has_rows(reader: RealReader, split: Split) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysde.config.loading import RunConfig
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
+from raysde.evaluation import pretrained
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.evaluate import choose_network, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork
@@ -39,6 +39,16 @@ PREFIX = "val/"
 """Prefix of the names under which a run logs its metrics."""
 
 
+KEYS = {
+    "add --allow-few": "set validation.allow_few=true",
+    "by --features": "by validation.features",
+    "choose other --features": "choose other validation.features",
+    "of --metrics": "of validation.metrics",
+    ", or, with --allow-code, a TorchScript file or module:name": "",
+}
+"""Options of `raysde evaluate` in its messages, and the words for them in those of a run."""
+
+
 class DrawingReached(Exception):  # a signal, no error
     """An evaluation has everything that it needs before images are drawn."""
 
@@ -50,6 +60,13 @@ def make_question(config: RunConfig) -> Question:
         ValueError: naming the key that is wrong.
     """
     given = config.validation
+    for name in given.metrics:
+        if name in pretrained.METRICS:
+            option = pretrained.METRICS[name]
+            raise ValueError(
+                f"validation.metrics: {name} needs weights that training does not load; leave {name} out, and measure "
+                f"checkpoints by `raysde evaluate --metrics {name} --{option} FOLDER`"
+            )
     try:
         return Question(
             metrics=given.metrics,
@@ -60,8 +77,14 @@ def make_question(config: RunConfig) -> Question:
             settings={"batch_size": given.batch, **given.sampler},
         )
     except ValueError as error:
-        message = str(error).replace("add --allow-few", "set validation.allow_few=true")
-        raise ValueError(f"validation.metrics: {message}") from None
+        raise ValueError(f"validation.metrics: {name_keys(str(error))}") from None
+
+
+def name_keys(message: str) -> str:
+    """Return a message of an evaluation with keys of the recipe in place of options."""
+    for option, key in KEYS.items():
+        message = message.replace(option, key)
+    return message
 
 
 def check_quality(config: RunConfig, sources: RunSources) -> None:
@@ -148,8 +171,12 @@ def prepare_quality(run: Run, model: Model) -> None:
     Raises:
         ValueError: if model, data and metrics do not fit together.
     """
-    with suppress(DrawingReached):
+    try:
         measure_model(run, model, stop_at_drawing)
+    except DrawingReached:
+        pass
+    except ValueError as error:
+        raise ValueError(name_keys(str(error))) from error
 
 
 def stop_at_drawing(

@@ -145,6 +145,15 @@ def test_an_override_before_the_recipe_is_named():
             'train.times: it is a section of keys, got "word"; set its keys, such as train.times.kind=VALUE',
         ),
         ("train.times={mean: 1}", "key 'train.times.kind' is required"),
+        (
+            "data.mix=[{path: a, wieght: 1}]",
+            "key 'data.mix.0.weight' is required, and 'wieght' is unknown; did you mean weight?",
+        ),
+        (
+            "data.weights.colum=score",
+            "key 'data.weights.column' is required, and 'colum' is unknown; did you mean column?",
+        ),
+        ("data.mix=[]", "data.mix: must have an entry, got []"),
         ("train.condition_dropout=2", "train.condition_dropout: must be at most 1, got 2"),
     ],
 )

@@ -24,7 +24,9 @@ from raysde.cli import main
 from raysde.data.dataset.manifest import SCHEMA, write_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import write_shard
+from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import TEMPLATES, WORDS, load_digits
+from raysde.data.ingest.samples import Sample
 from raysde.evaluation import compute
 from raysde.evaluation.chunks import merge_parts
 from raysde.evaluation.evaluate import evaluate
@@ -48,7 +50,10 @@ from raysde.tracking import connect_client, open_mlflow_run
 from tests.support.checkpoints import description_of, write_model
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
+from tests.support.edges import to_png
 from tests.support.feature_networks import Four, Network
+from tests.support.ingested import ingest_here
+from tests.support.sources import Given
 
 FAST = {"solver": "ddim", "steps": 2}
 SHAPE = (8, 8)
@@ -177,6 +182,25 @@ def test_captions_of_a_label_come_one_after_another():
     assert ImageConditions(captions=(("a", "b"),)).drawing(range(3, 6)) == {"prompts": ["b", "a", "b"], "labels": None}
     assert ImageConditions((0, 1), takes_labels=False).drawing(range(3)) == {"prompts": None, "labels": None}
     assert ImageConditions().label(3) is None
+
+
+def test_few_images_are_drawn_for_conditions_of_the_whole_data(tmp_path):
+    """Captions and attributes that rise with the row number come in an order in which a few represent all."""
+    rows = 200
+    samples = tuple(
+        Sample(f"{row:04d}.png", to_png(np.full((8, 8), row, np.uint8)), (f"row {row:03d}",), None, attributes=(row,))
+        for row in range(rows)
+    )
+    made = Rules(channels=1, size=8, attributes=("age",), shard_rows=120, row_group=32)
+    reader = Reader(ingest_here([Given(samples)], tmp_path, made))
+    found = draw_conditions(reader, "train", classes=0, captions=True, attributes=["age"])
+    said = found.drawing(range(rows))
+    for numbers in ([int(prompt[4:]) for prompt in said["prompts"]], said["attributes"]["age"]):
+        assert sorted(numbers) == list(range(rows))
+        # the mean of 50 of the numbers from 0 to 199 has a standard deviation of about 7
+        assert abs(np.mean(numbers[:50]) - 99.5) < 30.0
+    again = draw_conditions(reader, "train", classes=0, captions=True, attributes=["age"])
+    assert again.drawing(range(rows)) == said
 
 
 def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_row(tmp_path):

@@ -133,6 +133,11 @@ def test_checkpoints_are_ranked_by_a_metric_of_drawn_images(digits, tmp_path, mo
     [
         ({"validation__metrics": ["kidd"]}, "validation.metrics: metrics must be of fid, kid"),
         ({"validation__metrics": ["fid"]}, "or set validation.allow_few=true"),
+        (
+            {"validation__metrics": ["clip_score"]},
+            "validation.metrics: clip_score needs weights that training does not load; leave clip_score out, and "
+            "measure checkpoints by `raysde evaluate --metrics clip_score --clip FOLDER`",
+        ),
         ({"validation__samples": 2}, "validation.metrics: kid: 2 drawn images are too few"),
         ({"validation__samples": 0}, "validation.samples: must be at least 1, got 0"),
         (
@@ -153,6 +158,13 @@ def test_a_bad_value_is_a_sentence(digits, tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as refused:
         open_run(loading.parse_recipe(tree_of(digits, tmp_path, **changes)))
     assert "\n" not in str(refused.value)
+
+
+def test_a_missing_feature_network_is_named_by_keys_of_the_recipe(digits, tmp_path):
+    tree = tree_of(digits, tmp_path, validation__features="nothing.pth")
+    with pytest.raises(ValueError, match=r"there is no feature network 'nothing\.pth'") as refused:
+        train_here(open_run(loading.parse_recipe(tree)), None)
+    assert "--" not in str(refused.value)
 
 
 def test_settings_of_the_metrics_cannot_change_under_a_run(digits, tmp_path):
