@@ -21,7 +21,8 @@ class Retention:
         newest: number of the newest checkpoints, at least 1.
         best: number of the best checkpoints, also if they are among the newest.
         ranking: metric that ranks them.
-        every: interval in steps of checkpoints that stay for good, 0 for none.
+        every: steps between checkpoints that stay for good: the first one in each such interval from step ``every`` on;
+            0 for none.
     """
 
     newest: int
@@ -36,7 +37,10 @@ class Retention:
             found: whole checkpoints by descending step.
         """
         kept = {each.path for each in [*found[: self.newest], *rank_checkpoints(found, self.ranking)[: self.best]]}
-        return [each for each in found if each.path not in kept and not (self.every and each.step % self.every == 0)]
+        if self.every:
+            first = {each.step // self.every: each.path for each in found}  # the last of equal keys has the lowest step
+            kept |= {path for number, path in first.items() if number > 0}
+        return [each for each in found if each.path not in kept]
 
 
 def rank_checkpoints(found: Sequence[Kept], ranking: Ranking) -> list[Kept]:

@@ -21,6 +21,7 @@ from raysde.commands.model_options import (
 from raysde.commands.outputs import check_out, name_pictures, say_older_pictures
 from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
+from raysde.io.near import did_you_mean
 from raysde.io.progress import say
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.image_conditions import image_columns
-    from raysde.inference.prompt_file import read_requests
+    from raysde.inference.prompt_file import COLUMNS, read_requests
     from raysde.io.filesystems import absolute_location
     from raysde.models.sampling_defaults import resolve_settings
     from raysde.sampling.method import make_method
@@ -176,7 +177,9 @@ def run_bulk(args: argparse.Namespace) -> None:
     spec = model.spec
     requests = read_requests(args.prompts_file, [each.name for each in spec.attributes], image_columns(spec))
     if requests.unread:
-        print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
+        known = [*COLUMNS, *(each.name for each in spec.attributes), *image_columns(spec)]
+        hints = "".join(did_you_mean(name, known) for name in requests.unread)
+        print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored{hints}", file=sys.stderr)
     guided = guidance_arguments(args, spec, load, conditional=True)
     found = resolve_settings(spec.generation, parse_method(args) | guided, True, usual=spec.default_solver)
     negative, settings = guided.pop("negative"), {"batch_size": args.batch_size, **make_method(found), **guided}

@@ -138,7 +138,9 @@ class Keep(Node):
     mode: Mode | None = Field(
         None, description="better direction of that metric: min or max; null: the known one of the metric"
     )
-    every: Count = Field(0, description="steps between checkpoints kept for good; 0 for none")
+    every: Count = Field(
+        0, description="steps between checkpoints kept for good, each the first at or after a multiple; 0 for none"
+    )
 
     @model_validator(mode="before")
     @classmethod

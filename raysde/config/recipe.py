@@ -137,9 +137,14 @@ class RunConfig(Node):
                 "sampling.guidance needs captions or classes: set text or class_conditional (or attributes, or "
                 "image_condition)"
             )
-        if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
-            raise ValueError("sampling.guidance needs training with and without conditions: set a train."
-                             "condition_dropout between 0 and 1")  # fmt: skip
+        for key, guidance in (
+            ("sampling.guidance", self.sampling.guidance),
+            ("validation.sampler.guidance", self.validation.sampler.get("guidance", 1.0)),
+        ):
+            if guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
+                raise ValueError(
+                    f"{key} needs training with and without conditions: set a train.condition_dropout between 0 and 1"
+                )
         return self
 
     @property

@@ -116,7 +116,8 @@ class SecondImages:
 class ImageConditions:
     """Conditions of drawn images: labels in rotation, and the captions and attributes of each label in rotation.
 
-    Captions, attributes and second images are in random order, so that those of few images represent the data.
+    Captions, attributes and second images are in random order, so that those of few images represent the data. With
+    attributes, the caption and the attributes of an image are those of one row.
 
     With second images, each row of the data is a group of its own, so that all conditions of an image are of one row.
 
@@ -195,11 +196,12 @@ def draw_conditions(
     if not attributes:
         return found
     choose_attributes(attributes, reader.manifest.attributes, f"the data at {reader.manifest.path}")
-    rows = attributes_by_label(reader, select_rows(reader, split, CAPTIONED), attributes)
-    by_label = {label: shuffle(each) for label, each in rows.items()}
-    every = tuple(shuffle([row for each in by_label.values() for row in each]))
-    values = tuple(tuple(by_label.get(label, every)) for label in found.labels) or (every,)
-    return replace(found, names=tuple(attributes), values=values)
+    by_label = described_rows(reader, select_rows(reader, split, CAPTIONED), attributes, captions=captions)
+    every = [row for rows in by_label.values() for row in rows]
+    groups = [shuffle(by_label.get(label, every)) for label in found.labels] or [shuffle(every)]
+    words = tuple(tuple(caption for caption, _ in rows) for rows in groups) if captions else ()
+    values = tuple(tuple(numbers for _, numbers in rows) for rows in groups)
+    return replace(found, captions=words, names=tuple(attributes), values=values)
 
 
 def draw_words(
@@ -298,19 +300,23 @@ def captions_by_label(reader: RealReader, rows: np.ndarray) -> dict[int, set[str
     return found
 
 
-def attributes_by_label(
-    reader: RealReader, rows: np.ndarray, names: Sequence[str]
-) -> dict[int, list[tuple[float | None, ...]]]:
-    """Return the numeric attributes of rows [N] in the order of ``names``, grouped by class number, -1 without a label.
+def described_rows(
+    reader: RealReader, rows: np.ndarray, names: Sequence[str], *, captions: bool
+) -> dict[int, list[tuple[str, tuple[float | None, ...]]]]:
+    """Return the first caption and the numeric attributes, in the order of ``names``, of each of the rows [N].
+
+    They are grouped by class number, -1 for rows without a label. With ``captions``, rows without one are left out.
 
     Raises:
         ValueError: naming the shard that is missing or damaged.
     """
     places = [reader.attributes.index(name) for name in names]
-    found: dict[int, list[tuple[float | None, ...]]] = {}
-    for number, _, values in conditions_of(reader, rows):
+    found: dict[int, list[tuple[str, tuple[float | None, ...]]]] = {}
+    for number, texts, values in conditions_of(reader, rows):
         assert values is not None, "the reader gives attributes"
-        found.setdefault(number, []).append(known_numbers(values[places]))
+        caption = (*texts, "")[0]
+        if caption or not captions:
+            found.setdefault(number, []).append((caption, known_numbers(values[places])))
     return found
 
 

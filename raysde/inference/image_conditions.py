@@ -45,7 +45,7 @@ def read_image_conditions(
     assert condition is not None
     for column in image_columns(spec):
         if column not in files:
-            raise ValueError(f"a column {column} is missing beside {', '.join(files)}; add it")
+            raise ValueError(f"the prompts have no column {column} beside {', '.join(files)}; add it to their file")
     if isinstance(condition, ColumnCondition):
         return read_seconds(spec, files["image"]), None
     factor = condition.factor if isinstance(condition, UpscaleCondition) else 1

@@ -382,7 +382,7 @@ def test_a_prompt_file_and_a_request_name_the_images(tmp_path):
 
     refuse("image,mask\na0.png,m0.png\na1.png,no.png\n", r"row 2: mask .*no\.png does not exist")
     refuse("image,mask\nrows.csv,m0.png\n", r"row 1: image .*rows\.csv cannot be read as an image")
-    refuse("image\na0.png\n", "a column mask is missing beside image; add it")
+    refuse("image\na0.png\n", "the prompts have no column mask beside image; add it to their file")
     refuse("image,mask\na0.png,\n", "row 1 has no mask")
     with pytest.raises(ValueError, match="row 0 has no image"):
         Served(model).predict(pd.DataFrame({"image": [None], "mask": [b""]}))

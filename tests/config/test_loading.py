@@ -105,6 +105,15 @@ def test_length_in_steps(length, steps):
         (["class_conditional=true", "sampling.labels=[1.10]"], "sampling.labels.0: .* in quotes"),
         (["sampling.guidance=2", "train.condition_dropout=0"], "condition_dropout between 0 and 1"),
         (["sampling.guidance=2", "train.condition_dropout=1"], "condition_dropout between 0 and 1"),
+        (
+            [
+                "validation.metrics=[kid]",
+                "validation.sampler={guidance: 2}",
+                "sampling.guidance=1",
+                "train.condition_dropout=0",
+            ],
+            "^validation.sampler.guidance needs training with and without conditions",
+        ),
         (["sampling.solver=heun", "sampling.eta=1"], "eta=1.0 has no effect with heun"),
         (["sampling.eta=1"], "eta=1.0 has no effect with unipc"),
         (["name=../x"], "name: the name '../x' must be of letters"),

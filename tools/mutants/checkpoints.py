@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("the worst checkpoints for the best", "raysde.checkpoints.retention:rank_checkpoints", "sorted(costs, key=lambda item: item[:2])", "sorted(costs, key=lambda item: item[:2], reverse=True)", RETENTION),
     Mutant("the later of equal checkpoints", "raysde.checkpoints.retention:rank_checkpoints", "each.step, each) for", "-each.step, each) for", RETENTION),
     Mutant("unranked checkpoints among the best", "raysde.checkpoints.retention:rank_checkpoints", " if math.isfinite(cost)]", "]", RETENTION),
-    Mutant("no checkpoint kept for good", "raysde.checkpoints.retention:Retention.choose_old", " and not (self.every and each.step % self.every == 0)]", "]", RETENTION),
+    Mutant("no checkpoint kept for good", "raysde.checkpoints.retention:Retention.choose_old", "        if self.every:\n", "        if False:\n", RETENTION),
     Mutant("a direction that is not read", "raysde.training.ranking:Ranking.cost", 'return value if self.mode == "min" else -value', "return value", RETENTION),
     Mutant("an infinite record", "raysde.training.ranking:Ranking.cost", "value is None or not math.isfinite(value)", "value is None", RANKING),
     Mutant("a checkpoint ranked by an earlier step", "raysde.training.state:TrainState.metrics", "if self.measured[0] == self.step else {}", "", RANKING),
