@@ -73,6 +73,10 @@ class LiveLine:
             self.out.flush()
 
 
+SHOWN = ("val/loss", "val/denoising")
+"""Validation metrics with a place of their own in a progress line; those of drawn images follow by name."""
+
+
 class ProgressLine(LiveLine):
     """A progress line of a training run: step, loss, images per second, time left.
 
@@ -99,7 +103,10 @@ class ProgressLine(LiveLine):
             line += f"  {100.0 * metrics['train/data_wait']:.1f}% waiting for data"
         if "val/denoising" in metrics:
             line += f"  denoising {metrics['val/denoising']:.4f}"
-        return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
+        if "val/loss" in metrics:
+            line += f"  val {metrics['val/loss']:.4f}"
+        drawn = sorted(name for name in metrics if name.startswith("val/") and "_snr_" not in name)
+        return line + "".join(f"  {name[4:]} {metrics[name]:.4f}" for name in drawn if name not in SHOWN)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show a step if it is new and the previous line is old enough; always show the last step."""
