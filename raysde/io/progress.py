@@ -1,6 +1,7 @@
 """Progress lines that are rewritten on a terminal: the line of a training run, and its base class."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -105,8 +106,8 @@ class ProgressLine(LiveLine):
             line += f"  denoising {metrics['val/denoising']:.4f}"
         if "val/loss" in metrics:
             line += f"  val {metrics['val/loss']:.4f}"
-        drawn = sorted(name for name in metrics if name.startswith("val/") and "_snr_" not in name)
-        return line + "".join(f"  {name[4:]} {metrics[name]:.4f}" for name in drawn if name not in SHOWN)
+        names = [name for name in sorted(metrics) if re.fullmatch(r"val/[a-z0-9_]+", name) and "_snr_" not in name]
+        return line + "".join(f"  {name[4:]} {metrics[name]:.4f}" for name in names if name not in SHOWN)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show a step if it is new and the previous line is old enough; always show the last step."""

@@ -29,7 +29,13 @@ def test_the_line_of_a_step():
     """A quarter of 40 steps of 8 images is done: 240 images are left, at 60 images/s for 4 s."""
     line = ProgressLine(40, 8).text(10, {"train/loss": 0.5, "train/images_per_second": 60.0, "train/data_wait": 0.034})
     assert line == f"training {'█' * 5}{'░' * 15} step 10/40  loss 0.5000  60 images/s  4s left  3.4% waiting for data"
-    measured = {"val/kid": 0.0123, "val/accuracy": 0.5, "val/loss": 0.25, "val/loss_snr_3": 0.7}
+    measured = {
+        "val/kid": 0.0123,
+        "val/accuracy": 0.5,
+        "val/loss": 0.25,
+        "val/loss_snr_-1_to_1": 0.7,
+        "val/kid/low": 0.01,
+    }
     assert ProgressLine(40, 8).text(10, measured).endswith("  val 0.2500  accuracy 0.5000  kid 0.0123")
     assert ProgressLine(40, 8).text(0, {}) == f"training {'░' * 20} step 0/40  0 images/s  ? left"
 
