@@ -74,8 +74,8 @@ class LiveLine:
             self.out.flush()
 
 
-SHOWN = ("val/loss", "val/denoising")
-"""Validation metrics with a place of their own in a progress line; those of drawn images follow by name."""
+DRAWN = re.compile(r"val/(?!loss|denoising)[a-z0-9_]+")
+"""Names of metrics of drawn images, without the ends of their confidence intervals."""
 
 
 class ProgressLine(LiveLine):
@@ -106,8 +106,8 @@ class ProgressLine(LiveLine):
             line += f"  denoising {metrics['val/denoising']:.4f}"
         if "val/loss" in metrics:
             line += f"  val {metrics['val/loss']:.4f}"
-        names = [name for name in sorted(metrics) if re.fullmatch(r"val/[a-z0-9_]+", name) and "_snr_" not in name]
-        return line + "".join(f"  {name[4:]} {metrics[name]:.4f}" for name in names if name not in SHOWN)
+        drawn = [name for name in sorted(metrics) if DRAWN.fullmatch(name)]
+        return line + "".join(f"  {name[4:]} {metrics[name]:.4f}" for name in drawn)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show a step if it is new and the previous line is old enough; always show the last step."""
