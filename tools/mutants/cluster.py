@@ -10,6 +10,8 @@ SPREAD_ON_RAY = "tests/cluster/test_spread.py"
 STREAM_ON_RAY = "tests/cluster/test_stream.py"
 
 MUTANTS = [
+    Mutant("a dead controller's CPUs stay reserved", "raysde.cluster.train:repeat_groups", "            release_orphaned_placement_groups()\n", "", "tests/cluster/test_own_cluster.py"),
+    Mutant("a run's own cluster with a dashboard", "raysde.cluster.job:check_cluster", "connect(bare=True)", "connect()", "tests/cluster/test_own_cluster.py"),
     Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:repeat_groups", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream that spins", "raysde.cluster.backpressure:pause_if_exhausted", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
     Mutant("a cluster of others whose processes search for it", "raysde.cluster.connection:worker_environment", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", SESSION_ON_RAY),

@@ -15,6 +15,8 @@ SAMPLING_DEFAULTS = "tests/models/test_sampling_defaults.py"
 STATISTICS = "tests/evaluation/metrics/test_statistics.py"
 
 MUTANTS = [
+    Mutant("conditions in the order of the data", "raysde.evaluation.selection:shuffle", "values[place] for place in random_order(len(values))", "value for value in values", "tests/evaluation/test_evaluate.py -k 'few_images'"),
+    Mutant("captions and attributes of different rows", "raysde.evaluation.selection:draw_conditions", "return replace(found, captions=words, names", "return replace(found, names", "tests/evaluation/test_evaluate.py -k 'few_images'"),
     Mutant("second images of other rows than the captions", "raysde.evaluation.selection:SecondImages.read", "self.rows[number % len(self.rows)]", "self.rows[-1 - number % len(self.rows)]", "tests/conditioning/test_column.py -k 'evaluation'"),
     Mutant("parts in the order they came", "raysde.evaluation.chunks:merge_parts", "sorted(parts, key=lambda part: part.first)", "list(parts)", STATISTICS + " -k 'parts'"),
     Mutant("precision for recall", "raysde.evaluation.compute:recall", 'find_covered(drawn, real), "real"', 'find_covered(real, drawn), "real"', EVALUATE + " -k 'recall'"),
