@@ -6,7 +6,7 @@ import atexit
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,8 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     tracker = None
     if world.is_first:
         tracker = open_tracker(settings, lease)
-        tracker.tags({"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"})
-        batches = time_first_batch(batches, settings["started"], tracker)
+        group = {"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"}
+        batches = time_first_batch(batches, settings["started"], tracker, group)
         if alone:
             batches = tell_first_batch(batches)
             if found:
@@ -140,8 +140,8 @@ def read_microbatches(run: Run, start: int, stop: int, world: World, cpus: float
 
 
 def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
-    """Return the tracker of rank 0; MLflow is imported here because the import would delay other ranks by seconds."""
-    from raysde.tracking import Tracker
+    """Return the tracker of rank 0."""
+    from raysde.tracking import Tracker  # other ranks need none
 
     folder = child_path(settings["recipe"]["storage"], settings["recipe"]["name"])
     backlog = backlog_folder(folder, settings["run_id"])
@@ -240,10 +240,15 @@ def tell_warnings() -> None:
 
 
 def time_first_batch(
-    batches: Iterator[list[Microbatch]], started: float, tracker: Tracker
+    batches: Iterator[list[Microbatch]], started: float, tracker: Tracker, tags: Mapping[str, str] | None = None
 ) -> Iterator[list[Microbatch]]:
-    """Pass batches on, and tag the run with the seconds from ``started`` (a ``time.time()``) to the first batch."""
+    """Pass batches on, and tag the run with the seconds from ``started`` (a ``time.time()``) to the first batch.
+
+    Args:
+        tags: further tags, sent with it: the first entry of a tracker makes it import MLflow, which would delay the
+            first batch.
+    """
     for number, batch in enumerate(batches):
         if number == 0:
-            tracker.tags({"raysde.startup.first_batch": f"{time.time() - started:.1f}"})
+            tracker.tags({**(tags or {}), "raysde.startup.first_batch": f"{time.time() - started:.1f}"})
         yield batch

@@ -137,6 +137,11 @@ class RunConfig(Node):
                 "sampling.guidance needs captions or classes: set text or class_conditional (or attributes, or "
                 "image_condition)"
             )
+        self._check_guidance()
+        return self
+
+    def _check_guidance(self) -> None:
+        """Check that a model that is drawn with guidance also trains without conditions."""
         for key, guidance in (
             ("sampling.guidance", self.sampling.guidance),
             ("validation.sampler.guidance", self.validation.sampler.get("guidance", 1.0)),
@@ -145,7 +150,6 @@ class RunConfig(Node):
                 raise ValueError(
                     f"{key} needs training with and without conditions: set a train.condition_dropout between 0 and 1"
                 )
-        return self
 
     @property
     def _wants_best(self) -> dict[str, bool]:
